@@ -1,0 +1,48 @@
+# Two commands on a fresh Debian or Ubuntu machine with Python 3.11 or later:
+#   make demo   sets itself up and boots Linux from a disk that lives in another process
+#   make test   sets itself up and runs every test
+#
+# Everything is installed in .venv; PYTHON chooses the interpreter, PYTEST_ARGS adds to the test run.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+
+.PHONY: demo test quick bench lint types docs tools clean
+
+demo: $(SETUP)
+	$(BIN)/bulkhead demo
+
+test: $(SETUP) tools
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: $(SETUP)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+bench: $(SETUP) tools
+	$(BIN)/python -m bench
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(SETUP)
+	$(BIN)/python -m core.isa.reference docs/isa.md
+
+# What tests and benchmarks compare with or build with: Debian packages, installed only where this user may.
+tools:
+	@sh tests/tools.sh
+
+$(SETUP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "bulkhead needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
