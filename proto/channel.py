@@ -1,11 +1,12 @@
 """A channel: the SEQPACKET socket between the keeper and one process it started.
 
-One packet is one message: a kind, a body of plain values (msgpack), and any number of named descriptors beside it. The
-child finds its end at the descriptor named in the environment variable BULKHEAD_CHANNEL. End-of-file means that the other
-process is gone. Packets arrive whole and in order; a packet larger than MAX_PACKET is refused by the sender.
+One packet is one message: a kind, a body of plain values (msgpack), and any number of named descriptors beside it.
+The child finds its end at the descriptor named in the environment variable BULKHEAD_CHANNEL. End-of-file means that
+the other process is gone. Packets arrive whole and in order; a packet larger than MAX_PACKET is refused by the
+sender.
 
-This carries supervision (START, READY, STATE, STOP, LOG); what core and device say to each other travels over ZeroMQ and is
-described in `proto.messages`.
+This carries supervision (START, READY, STATE, STOP, LOG); what core and device say to each other travels over ZeroMQ
+and is described in `proto.messages`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Packet:
 
 
 class Channel:
-    """One end. Not thread-safe for receiving; `send` may be called by several threads (one packet is one system call)."""
+    """One end. Not thread-safe for receiving; `send` may be called by several threads (one packet is one system
+    call)."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -80,8 +82,8 @@ class Channel:
     def send(self, kind: str, body: Mapping[str, Any] | None = None, fds: Mapping[str, int] | None = None) -> None:
         """Send one packet. `fds` maps names to descriptors, which stay the caller's.
 
-        Raises ChannelClosed when the other end is gone, ProtocolError when the packet is too large. Blocks when the other end
-        does not read (a socket buffer of packets is allowed to pile up).
+        Raises ChannelClosed when the other end is gone, ProtocolError when the packet is too large. Blocks when the
+        other end does not read (a socket buffer of packets is allowed to pile up).
         """
         named = dict(fds or {})
         data = msgpack.packb([kind, dict(body or {}), list(named)])

@@ -1,9 +1,9 @@
 """Every error the project raises, as one taxonomy: who failed, where, and what to do about it.
 
-Each error carries a sentence for a person and, as attributes, what a program wants to know: `device`, `queue`, `head`,
-`value` (whichever apply) and `hint`, a second sentence that says what to do. `str(error)` is the sentence alone, and
-`error.describe()` adds the context and the hint. Nothing here is ever raised for what a guest does to itself inside a ring:
-that is data (see `proto.ring.ChainError`) and is answered, not raised.
+Each error carries a sentence for a person and, as attributes, what a program wants to know: `device`, `queue`,
+`head`, `value` (whichever apply) and `hint`, a second sentence that says what to do. `str(error)` is the sentence
+alone, and `error.describe()` adds the context and the hint. Nothing here is ever raised for what a guest does to
+itself inside a ring: that is data (see `proto.ring.ChainError`) and is answered, not raised.
 """
 
 from __future__ import annotations

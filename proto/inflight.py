@@ -1,8 +1,8 @@
 """vhost-user's in-flight table for split virtqueues, byte for byte.
 
-One region a queue, one after the other in one shared segment that outlives the device process: a header of 16 bytes and an
-entry of 16 bytes a descriptor, padded to 64 bytes (vhost-user specification, "Inflight I/O tracking"). The table answers the
-question a successor has: which requests had been taken from the ring and not yet given back?
+One region a queue, one after the other in one shared segment that outlives the device process: a header of 16 bytes
+and an entry of 16 bytes a descriptor, padded to 64 bytes (vhost-user specification, "Inflight I/O tracking"). The
+table answers the question a successor has: which requests had been taken from the ring and not yet given back?
 """
 
 from __future__ import annotations

@@ -14,13 +14,14 @@ A message is one ZeroMQ frame: a fixed header of 40 bytes, little-endian, and a 
     32      4     length       of the body
     36      4     reserved     0
 
-Every message is declared below: number, name, who sends it, the fields of its body, the fields of its answer, and whether
-asking twice is the same as asking once. A message without an answer is *posted*. An answer with the error flag has the body
-of ERROR. Requests are answered once each, and those that are idempotent may be sent again after a deadline.
+Every message is declared below: number, name, who sends it, the fields of its body, the fields of its answer, and
+whether asking twice is the same as asking once. A message without an answer is *posted*. An answer with the error
+flag has the body of ERROR. Requests are answered once each, and those that are idempotent may be sent again after a
+deadline.
 
-Decoding is strict and bounded: a field too many, too few, of another type or out of range is a ProtocolError that names it,
-whoever sent it. No message is ever the only place where the state of an I/O lives: ZeroMQ loses queued messages when a peer
-is killed. Buffers are named by region and offset; no host address ever travels.
+Decoding is strict and bounded: a field too many, too few, of another type or out of range is a ProtocolError that
+names it, whoever sent it. No message is ever the only place where the state of an I/O lives: ZeroMQ loses queued
+messages when a peer is killed. Buffers are named by region and offset; no host address ever travels.
 """
 
 from __future__ import annotations
@@ -265,7 +266,12 @@ _TABLE = (
     ),
     _message(2, "FEATURES", "core", NOTHING, (Field("features", U64),), "which features are offered?"),
     _message(
-        3, "FEATURES_OK", "core", (Field("features", U64),), ACKNOWLEDGED, "the driver accepted these; refused if not offered"
+        3,
+        "FEATURES_OK",
+        "core",
+        (Field("features", U64),),
+        ACKNOWLEDGED,
+        "the driver accepted these; refused if not offered",
     ),
     _message(
         4,
@@ -293,7 +299,7 @@ _TABLE = (
             Field("desc", ADDRESS),
             Field("avail", ADDRESS),
             Field("used", ADDRESS),
-            Field("base", U16, "the next avail index; absent: from the used ring and the in-flight table", optional=True),
+            Field("base", U16, "next avail index; absent: from used ring and in-flight table", optional=True),
         ),
         ACKNOWLEDGED,
         "where a queue's rings are",
@@ -314,7 +320,9 @@ _TABLE = (
         (Field("base", U16, "the next avail index"),),
         "stop the queue; answered when nothing of it is in flight",
     ),
-    _message(9, "CONFIG_GET", "core", NOTHING, (Field("config", Bytes(MAX_CONFIG)), Field("generation", U32)), "read it"),
+    _message(
+        9, "CONFIG_GET", "core", NOTHING, (Field("config", Bytes(MAX_CONFIG)), Field("generation", U32)), "read it"
+    ),
     _message(
         10,
         "CONFIG_SET",
@@ -331,8 +339,12 @@ _TABLE = (
         POSTED,
         "the device changed it; the driver gets a configuration interrupt",
     ),
-    _message(12, "STATUS", "core", (Field("status", U8),), ACKNOWLEDGED, "the device status register; 0 is sent as RESET"),
-    _message(13, "RESET", "core", NOTHING, ACKNOWLEDGED, "answered when the device is quiet and has forgotten its rings"),
+    _message(
+        12, "STATUS", "core", (Field("status", U8),), ACKNOWLEDGED, "the device status register; 0 is sent as RESET"
+    ),
+    _message(
+        13, "RESET", "core", NOTHING, ACKNOWLEDGED, "answered when the device is quiet and has forgotten its rings"
+    ),
     _message(
         14,
         "QUIESCE",
@@ -359,7 +371,9 @@ _TABLE = (
         "take over a state; only while quiet",
     ),
     _message(18, "KICK", "core", (Field("queue", QUEUE),), POSTED, "the driver made buffers available"),
-    _message(19, "CALL", "device", (Field("queue", QUEUE),), POSTED, "look at this device's words: an interrupt is due"),
+    _message(
+        19, "CALL", "device", (Field("queue", QUEUE),), POSTED, "look at this device's words: an interrupt is due"
+    ),
     _message(
         20,
         "MMIO_READ",
@@ -379,7 +393,12 @@ _TABLE = (
         idempotent=False,
     ),
     _message(
-        22, "LOG", "device", (Field("level", U8, "as in Python's logging"), Field("text", Text(MAX_TEXT))), POSTED, "for the log"
+        22,
+        "LOG",
+        "device",
+        (Field("level", U8, "as in Python's logging"), Field("text", Text(MAX_TEXT))),
+        POSTED,
+        "for the log",
     ),
     _message(
         23,

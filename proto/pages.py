@@ -5,22 +5,24 @@ Each device has two pages of 4096 bytes, made by the keeper and mapped by the co
 * `CoreToDevice` is written by the core and read-only for the device,
 * `DeviceToCore` is written by the device (and only read by the core).
 
-Every cache line has one writer (several harts count as one), so that nobody's spinning slows another's store. What they
-say: who is awake (then nothing is sent), which notifications are waiting, how far MMIO has been carried out, that the
-device's loop still turns, and the counters that `bulkhead ps` shows. All fields are little-endian and naturally aligned.
+Every cache line has one writer (several harts count as one), so that nobody's spinning slows another's store. What
+they say: who is awake (then nothing is sent), which notifications are waiting, how far MMIO has been carried out,
+that the device's loop still turns, and the counters that `bulkhead ps` shows. All fields are little-endian and
+naturally aligned.
 
-**Notifications.** ZeroMQ wakes; shared words speak to who is awake. A side that runs holds its epoch in `awake`. Whoever
-publishes something (a ring index, a counter) puts a full fence between publishing it and looking at the other's `awake`.
-A side that wants to sleep sets `awake` to 0, puts a full fence, and looks again at everything that may have been published:
-so either it sees the news, or the publisher sees that it sleeps and sends a message. One message a sleep is enough:
-`sleeps` numbers the sleeps, and the publisher remembers for which one it has sent (its *latch*). With the mode
-LINK_MESSAGES nobody looks at these words, and every notification is a message.
+**Notifications.** ZeroMQ wakes; shared words speak to who is awake. A side that runs holds its epoch in `awake`.
+Whoever publishes something (a ring index, a counter) puts a full fence between publishing it and looking at the
+other's `awake`. A side that wants to sleep sets `awake` to 0, puts a full fence, and looks again at everything that
+may have been published: so either it sees the news, or the publisher sees that it sleeps and sends a message. One
+message a sleep is enough: `sleeps` numbers the sleeps, and the publisher remembers for which one it has sent (its
+*latch*). With the mode LINK_MESSAGES nobody looks at these words, and every notification is a message.
 
-Epochs. A device process of epoch E writes only E or 0 into `awake`; a word left behind by a dead predecessor therefore means
-"asleep". The keeper resets the words of a dead process (`reset_device_page`); a new session opens with `open_session`.
+Epochs. A device process of epoch E writes only E or 0 into `awake`; a word left behind by a dead predecessor
+therefore means "asleep". The keeper resets the words of a dead process (`reset_device_page`); a new session opens
+with `open_session`.
 
-The functions marked `@fn` are the protocol; the core calls those named `core_*` and `needs_kick`, the device runtime calls
-the others. Both sides must be running them as machine code while the other lives: Python has no fences.
+The functions marked `@fn` are the protocol; the core calls those named `core_*` and `needs_kick`, the device runtime
+calls the others. Both sides must be running them as machine code while the other lives: Python has no fences.
 """
 
 from __future__ import annotations
@@ -193,8 +195,8 @@ class CoreStats(Record):
 
 
 def layout_hash() -> int:
-    """A number that changes whenever any shared-memory layout does: FNV-1a, 64 bits, over the layouts' text. Both ends of a
-    session must have the same."""
+    """A number that changes whenever any shared-memory layout does: FNV-1a, 64 bits, over the layouts' text. Both
+    ends of a session must have the same."""
     records = (CoreToDevice, DeviceToCore, CoreStats, InflightHeader, InflightEntry)
     value = 0xCBF29CE484222325
     for byte in "\n".join(record.layout() for record in records).encode():
@@ -213,8 +215,8 @@ def device_wakes(mine: DeviceToCore) -> None:
 
 @fn
 def device_lies_down(mine: DeviceToCore, theirs: CoreToDevice) -> u32:
-    """Say that the loop is about to sleep. The caller now looks at every ring once more, and calls `device_quiet` with the
-    number returned when all were empty, or `device_wakes` when one was not."""
+    """Say that the loop is about to sleep. The caller now looks at every ring once more, and calls `device_quiet`
+    with the number returned when all were empty, or `device_wakes` when one was not."""
     kicks: u32 = theirs.kick_sequence
     mine.sleeps = wrap32(mine.sleeps + 1)
     mine.awake = 0
@@ -254,8 +256,8 @@ def call_again(mine: DeviceToCore, theirs: CoreToDevice) -> None:
 
 @fn
 def mmio_begin(mine: DeviceToCore, sequence: u64) -> bool:
-    """About to carry out MMIO access `sequence` (they count up from 1). False: it was begun before, by this process or by a
-    predecessor, and must not be carried out again."""
+    """About to carry out MMIO access `sequence` (they count up from 1). False: it was begun before, by this process
+    or by a predecessor, and must not be carried out again."""
     if sequence <= mine.mmio_started:
         return False
     mine.mmio_started = sequence
@@ -338,7 +340,8 @@ def take_calls(mine: CoreToDevice, theirs: DeviceToCore) -> u32:
 
 @fn
 def open_session(mine: CoreToDevice, theirs: DeviceToCore, epoch: u32, mode: u32) -> None:
-    """A device process of `epoch` said HELLO: from now on only its words count. Calls of its predecessor stay pending."""
+    """A device process of `epoch` said HELLO: from now on only its words count. Calls of its predecessor stay
+    pending."""
     mine.mode = mode
     mine.kick_latch = wrap32(theirs.sleeps - 1)
     was_awake: bool = mine.awake != 0
@@ -370,8 +373,8 @@ def format_stats_page(page: memoryview) -> None:
 
 
 def reset_device_page(page: memoryview, epoch: int) -> None:
-    """Hand the page of a process that is dead (its pidfd says so) to a successor of `epoch`. Counters and the MMIO sequence
-    stay; the successor is asleep until it says otherwise."""
+    """Hand the page of a process that is dead (its pidfd says so) to a successor of `epoch`. Counters and the MMIO
+    sequence stay; the successor is asleep until it says otherwise."""
     _check(page, DeviceToCore, DEVICE_TO_CORE_MAGIC)
     _put(page, DeviceToCore, "awake", 4, 0)
     _put(page, DeviceToCore, "epoch", 4, epoch)

@@ -1,6 +1,7 @@
 """The numbers of the virtio 1.2 specification that this project uses, under the specification's own names.
 
-Section numbers refer to "Virtual I/O Device (VIRTIO) Version 1.2". Feature *bits* are bit numbers; `bit(n)` makes the mask.
+Section numbers refer to "Virtual I/O Device (VIRTIO) Version 1.2". Feature *bits* are bit numbers; `bit(n)` makes the
+mask.
 """
 
 from __future__ import annotations
