@@ -1,0 +1,376 @@
+"""The core's side of a device's session: HELLO, negotiation replayed to every new process, notifications, resets.
+
+One `DeviceLink` a device, all of them owned by the link thread. It binds one ZeroMQ PAIR endpoint an epoch, speaks the
+messages of `proto.messages`, and keeps the guest-visible half in a `Port` (the virtio-mmio transport, or the MMIO
+window of a device that is not virtio), which is what survives the device process.
+
+The order when a process of a new epoch says HELLO: the layout and the identity are checked, the control pages are
+opened for the epoch, and what the guest's driver had already settled is replayed: MEM_TABLE, FEATURES_OK, INFLIGHT,
+RING_SETUP and RING_ENABLE for each live queue, STATUS. The device then recovers from its in-flight table.
+
+A hart held by a reset or a queue stop is released when the device answers, or when its process is known to be dead
+(nobody else may touch the rings before that), or at once when there is no session. A device that does not answer in
+time is reported to the keeper, which fences it; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import zmq
+
+from proto.errors import BulkheadError, ProtocolError
+from proto.messages import MESSAGES, VERSION, Message, decode, encode
+from proto.pages import layout_hash
+from proto.virtio import Status
+
+ANSWER_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
+SEND_QUEUE = 1000  # messages ZeroMQ may hold for a device that does not read
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region of guest memory, as MEM_TABLE names it."""
+
+    number: int
+    gpa: int
+    size: int
+    writable: bool = True
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """One queue as the driver has set it up; addresses are guest physical."""
+
+    index: int
+    size: int
+    desc: int
+    avail: int
+    used: int
+
+
+class Port(Protocol):
+    """The guest-visible half of a device, in the core: what the link needs of it."""
+
+    status: int  # virtio device status
+    driver_features: int
+
+    def attach(self, hello: dict[str, Any], epoch: int) -> None:
+        """A process of `epoch` is there. Raises ProtocolError when it does not fit what the guest has already seen."""
+
+    def detach(self) -> None:
+        """The process is gone; registers stay, notifications wait."""
+
+    def live_queues(self) -> Iterable[QueueState]:
+        """The queues that the driver has made ready."""
+
+    def configure(self, config: bytes, generation: int, interrupt: bool) -> None:
+        """The configuration space and its generation change together."""
+
+    def answer(self, value: int) -> None:
+        """Release the hart that waits for this device."""
+
+    def needs_reset(self) -> None:
+        """Set DEVICE_NEEDS_RESET and interrupt."""
+
+    def take_calls(self) -> None:
+        """Look at the device's words and raise the interrupt that is due."""
+
+    def kick_failed(self) -> None:
+        """A KICK could not be sent: the next notification must be sent again."""
+
+
+class DeviceLink:
+    """One device's session with the core."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        name: str,
+        port: Port,
+        regions: list[Region],
+        report: Callable[[str, dict[str, Any]], None],
+        queue_size: int,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self.epoch = 0
+        self.up = False  # HELLO accepted, process not known to be dead
+        self.dead = True  # no process may touch the rings now
+        self.socket: zmq.Socket[bytes] | None = None
+        self.sent = 0
+        self.received = 0
+        self._context = context
+        self._regions = regions
+        self._report = report
+        self._queue_size = queue_size
+        self._seq = 0
+        self._waiting: dict[int, tuple[str, Callable[[dict[str, Any] | None], None], float]] = {}
+        self._owed = 0  # answers due to harts when the process is dead
+        self._correlation = 0
+
+    # -- what the keeper says --------------------------------------------------------------------------------------
+
+    def expect(self, epoch: int, endpoint: str) -> None:
+        """Bind the endpoint for a process of `epoch` that is about to start."""
+        self._close_socket()
+        self.epoch = epoch
+        self.up = False
+        self.dead = False
+        socket = self._context.socket(zmq.PAIR)
+        socket.linger = 0
+        socket.sndhwm = SEND_QUEUE
+        socket.rcvhwm = SEND_QUEUE
+        socket.maxmsgsize = 4 << 20
+        socket.bind(endpoint)
+        self.socket = socket
+
+    def gone(self) -> None:
+        """The process is dead: its pidfd said so. Whatever waited for it is answered."""
+        self.up = False
+        self.dead = True
+        self._close_socket()
+        self.port.detach()
+        waiting, self._waiting = self._waiting, {}
+        for _, then, _ in waiting.values():
+            then(None)
+        self._release()
+
+    # -- what the guest does ---------------------------------------------------------------------------------------
+
+    def notify(self, queue: int) -> None:
+        """The driver wrote QueueNotify and the device sleeps."""
+        if not self._post("KICK", {"queue": queue}):
+            self.port.kick_failed()
+
+    def status_written(self, status: int) -> None:
+        """The driver wrote the status register; 0 holds the hart until the device is quiet or dead."""
+        if status == 0:
+            self._hold("RESET", {})
+        elif self.up:
+            if status & Status.FEATURES_OK and not status & Status.DRIVER_OK:
+                self._request("FEATURES_OK", {"features": self.port.driver_features})
+            if status & Status.DRIVER_OK:
+                for queue in self.port.live_queues():
+                    self._start_queue(queue)
+            self._request("STATUS", {"status": status})
+
+    def queue_written(self, queue: int, ready: bool) -> None:
+        """The driver wrote QueueReady; 0 holds the hart until the queue is quiet."""
+        if not ready:
+            self._hold("GET_BASE", {"queue": queue})
+        elif self.up and self.port.status & Status.DRIVER_OK:
+            for state in self.port.live_queues():
+                if state.index == queue:
+                    self._start_queue(state)
+
+    def config_written(self, offset: int, size: int, value: int) -> None:
+        """The driver wrote the configuration space; the hart waits for what it is now."""
+
+        def done(body: dict[str, Any] | None) -> None:
+            if body is not None:
+                self.port.configure(body["config"], body["generation"], interrupt=False)
+            self.port.answer(0)
+
+        if not self._request("CONFIG_SET", {"offset": offset, "data": value.to_bytes(size, "little")}, done):
+            self.port.answer(0)
+
+    def mmio_read(self, offset: int, size: int, sequence: int) -> None:
+        """A hart reads a register of a device that is not virtio and waits for the value."""
+
+        def done(body: dict[str, Any] | None) -> None:
+            if body is not None:
+                self.port.answer(body["value"])
+
+        self._request("MMIO_READ", {"offset": offset, "size": size, "sequence": sequence}, done)
+
+    def mmio_write(self, offset: int, size: int, sequence: int, value: int) -> None:
+        """A hart wrote a register of a device that is not virtio."""
+        self._post("MMIO_WRITE", {"offset": offset, "size": size, "sequence": sequence, "value": value})
+
+    # -- what the device says --------------------------------------------------------------------------------------
+
+    def receive(self) -> None:
+        """Handle every message that has arrived. A malformed one is reported and dropped; the session goes on."""
+        while self.socket is not None:
+            try:
+                data = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self.received += 1
+            try:
+                message = decode(data)
+                if message.epoch == self.epoch:
+                    self._dispatch(message)
+            except BulkheadError as error:
+                self._report("LOG", {"id": self.name, "level": 30, "text": f"{self.name}: {error.describe()}"})
+
+    def overdue(self, now: float) -> bool:
+        """True when a request that holds a hart has not been answered in time; reported once."""
+        late = [seq for seq, (_, _, deadline) in self._waiting.items() if now > deadline]
+        for seq in late:
+            name, then, _ = self._waiting[seq]
+            self._waiting[seq] = (name, then, float("inf"))
+            self._report("OVERDUE", {"id": self.name, "epoch": self.epoch, "request": name})
+        return bool(late)
+
+    def close(self) -> None:
+        """End the session without a word; the keeper ends the process."""
+        self._close_socket()
+
+    def _dispatch(self, message: Message) -> None:
+        kind = MESSAGES[message.name]
+        if message.reply:
+            waiting = self._waiting.pop(message.seq, None)
+            if waiting is not None:
+                self._answered(waiting[0], waiting[1], message)
+            return
+        if kind.sender != "device":
+            raise ProtocolError(f"{message.name} is the core's to send", field="type")
+        if message.name == "HELLO":
+            self._hello(message)
+        elif not self.up:
+            raise ProtocolError(f"{message.name} before HELLO", field="type")
+        elif message.name == "CALL":
+            self.port.take_calls()
+        elif message.name == "CONFIG_CHANGED":
+            self.port.configure(message.body["config"], message.body["generation"], interrupt=True)
+        elif message.name == "LOG":
+            self._report("LOG", {"id": self.name, **message.body})
+        elif message.name == "ERR":
+            self._report("LOG", {"id": self.name, "level": 40, "text": message.body["text"]})
+            if message.body["needs_reset"]:
+                self.port.needs_reset()
+
+    def _answered(self, name: str, then: Callable[[dict[str, Any] | None], None], message: Message) -> None:
+        if message.error:
+            text = f"{self.name} refused {name}: {message.body['text']}"
+            self._report("LOG", {"id": self.name, "level": 40, "text": text})
+            then(None)
+        else:
+            then(message.body)
+
+    def _hello(self, message: Message) -> None:
+        body = message.body
+        try:
+            if body["version"] != VERSION:
+                raise ProtocolError(f"protocol version {body['version']}, this side speaks {VERSION}", field="version")
+            if body["layout"] != layout_hash():
+                raise ProtocolError("its shared-memory layout is another version's", field="layout")
+            if body["id"] != self.name or body["epoch"] != self.epoch:
+                raise ProtocolError(f"HELLO of {body['id']} epoch {body['epoch']}", field="id")
+            self.port.attach(body, self.epoch)
+        except ProtocolError as error:
+            refusal = {"code": type(error).__name__, "text": error.describe()[:4000]}
+            self._send("HELLO", refusal, seq=message.seq, reply=True, error=True)
+            self._report("REFUSED", {"id": self.name, "epoch": self.epoch, "error": error.describe()})
+            return
+        self.up = True
+        self._send("HELLO", {}, seq=message.seq, reply=True)
+        self._replay(body)
+        self._release()  # a new process has touched no ring that was not replayed to it
+        self._report("CONNECTED", {"id": self.name, "epoch": self.epoch})
+
+    def _release(self) -> None:
+        """Let go the harts that wait for a process to be dead, or for its successor."""
+        owed, self._owed = self._owed, 0
+        for _ in range(owed):
+            self.port.answer(0)
+
+    def _replay(self, hello: dict[str, Any]) -> None:
+        """Tell a new process everything that the guest's driver had settled before it came."""
+        regions = [
+            {"region": region.number, "gpa": region.gpa, "size": region.size, "writable": region.writable}
+            for region in self._regions
+        ]
+        self._request("MEM_TABLE", {"regions": regions})
+        if hello["queues"]:
+            self._request("INFLIGHT", {"queues": len(hello["queues"]), "size": self._queue_size})
+        status = self.port.status
+        if status & Status.FEATURES_OK:
+            self._request("FEATURES_OK", {"features": self.port.driver_features})
+        if status & Status.DRIVER_OK:
+            for queue in self.port.live_queues():
+                self._start_queue(queue)
+        if status:
+            self._request("STATUS", {"status": status})
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def _start_queue(self, queue: QueueState) -> None:
+        try:
+            setup = {
+                "queue": queue.index,
+                "size": queue.size,
+                "desc": self._locate(queue.desc, 16 * queue.size),
+                "avail": self._locate(queue.avail, 6 + 2 * queue.size),
+                "used": self._locate(queue.used, 6 + 8 * queue.size),
+            }
+        except ProtocolError as error:
+            text = f"queue {queue.index}: {error}; the driver is at fault"
+            self._report("LOG", {"id": self.name, "level": 40, "text": text})
+            self.port.needs_reset()
+            return
+        self._request("RING_SETUP", setup)
+        self._request("RING_ENABLE", {"queue": queue.index, "enabled": True})
+
+    def _locate(self, gpa: int, size: int) -> dict[str, int]:
+        """A guest physical range as region and offset."""
+        for region in self._regions:
+            if region.gpa <= gpa and gpa + size <= region.gpa + region.size:
+                return {"region": region.number, "offset": gpa - region.gpa}
+        raise ProtocolError(f"{size} bytes at guest address {gpa:#x} are not in memory", field="address", value=gpa)
+
+    def _hold(self, name: str, body: dict[str, Any]) -> None:
+        """Ask for quiet; the hart goes on when the device answers or is dead, whichever comes first."""
+        if self.dead:
+            self.port.answer(0)
+            return
+
+        def done(_: dict[str, Any] | None) -> None:
+            self.port.answer(0)
+
+        if not self.up or not self._request(name, body, done):
+            self._owed += 1
+            if self.up:
+                self._report("OVERDUE", {"id": self.name, "epoch": self.epoch, "request": name})
+
+    def _request(
+        self, name: str, body: dict[str, Any], then: Callable[[dict[str, Any] | None], None] = lambda _: None
+    ) -> bool:
+        if not self.up:
+            return False
+        self._seq += 1
+        self._waiting[self._seq] = (name, then, time.monotonic() + ANSWER_DEADLINE)
+        if self._send(name, body, seq=self._seq):
+            return True
+        del self._waiting[self._seq]
+        return False
+
+    def _post(self, name: str, body: dict[str, Any]) -> bool:
+        if not self.up:
+            return False
+        self._seq += 1
+        return self._send(name, body, seq=self._seq)
+
+    def _send(self, name: str, body: dict[str, Any], *, seq: int, reply: bool = False, error: bool = False) -> bool:
+        """Never blocks. False when the device does not read, or is gone."""
+        if self.socket is None:
+            return False
+        data = encode(name, body, epoch=self.epoch, seq=seq, reply=reply, error=error)
+        try:
+            self.socket.send(data, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        self.sent += 1
+        return True
+
+    def _close_socket(self) -> None:
+        if self.socket is not None:
+            with contextlib.suppress(zmq.ZMQError):
+                self.socket.close(0)
+            self.socket = None
