@@ -138,6 +138,7 @@ class DeviceToCore(Record):
     # calls to the core; call_latch is the core's sleep for which a CALL was sent
     call_sequence: u32 = acquire(offset=0x080)
     call_latch: u32 = relaxed()
+    dirty_generation: u32 = acquire()  # moves after dirty maps were marked, before used.idx does
     calls: Array[u32] = relaxed(count=MAX_QUEUES, offset=0x0C0)
     # the loop still turns
     heartbeat: u64 = relaxed(offset=0x100)
