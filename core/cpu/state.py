@@ -1,25 +1,27 @@
 """The state of one hart: everything the engine keeps about it, in one record that only its own thread writes.
 
-The interpreter addresses fields by `Hart.offset(...)`; the functions of core/cpu and core/board by name. What others may
-write from their threads is in the section "shared" at the end, atomically, and nothing else is.
+The interpreter addresses fields by `Hart.offset(...)`; the functions of core/cpu and core/board by name. What others
+may write from their threads is in the section "shared" at the end, atomically, and nothing else is.
 
 Conventions between the interpreter and the functions it calls:
 
 * `x[32]` swallows writes to register 0; `x[0]` is always zero.
 * The interpreter counts instructions down in `budget`. It stores its copy here before it calls any function of
-  core/cpu (`attend` changes it: reload). Instructions retired so far are `horizon - budget`, modulo 2**64; an instruction
-  that traps does not retire.
+  core/cpu (`attend` changes it: reload). Instructions retired so far are `horizon - budget`, modulo 2**64; an
+  instruction that traps does not retire.
 * `attention` is the one word polled at branches. Not zero: store pc and budget, call `attend`, go on at `hart.pc`.
-* A function that finds a fault leaves `trap` not zero (the cause plus one) and `tval`; the interpreter then stores the pc of
-  the instruction and calls `take_trap`, which changes `pc`, and goes on there. Nothing of the instruction has happened.
-* After a CSR instruction that writes, `sfence.vma`, `fence.i`, `wfi` and `xRET` the interpreter goes on through `attention`
-  and a fresh lookup of the next pc: translation, privilege and interrupts may have changed (privileged ISA, 3.1.9).
+* A function that finds a fault leaves `trap` not zero (the cause plus one) and `tval`; the interpreter then stores the
+  pc of the instruction and calls `take_trap`, which changes `pc`, and goes on there. Nothing of the instruction has
+  happened.
+* After a CSR instruction that writes, `sfence.vma`, `fence.i` and `wfi` the interpreter looks at `attention` before the
+  next instruction; after `xRET` it goes on at `hart.pc` the same way: translation, privilege and interrupts may have
+  changed (privileged ISA, 3.1.9).
 
 TLBs are direct-mapped by the low bits of the virtual page number. A data entry holds when
 `tag == va & (~0xfff | size - 1)`, so a misaligned address misses; the host address is then `va + addend`, modulo 2**64.
 `data_tlb` and `fetch_tlb` are the addresses of the bank for the current mode: a change of mode changes only them.
-A fetch entry holds when `tag == pc & ~0xfff`: the slots of that page start at `slots`, and `pc_key` is `8 * tag - slots`, so
-that `(slot + pc_key) >> 3` (arithmetic) is the pc of a slot.
+A fetch entry holds when `tag == pc & ~0xfff`: the slots of that page start at `slots`, and `pc_key` is
+`8 * tag - slots`, so that `(slot + pc_key) >> 3` (arithmetic) is the pc of a slot.
 """
 
 from native import Array, Record, i64, plain, relaxed, u8, u32, u64
