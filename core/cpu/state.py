@@ -13,8 +13,8 @@ Conventions between the interpreter and the functions it calls:
 * A function that finds a fault leaves `trap` not zero (the cause plus one) and `tval`; the interpreter then stores the
   pc of the instruction and calls `take_trap`, which changes `pc`, and goes on there. Nothing of the instruction has
   happened.
-* After a CSR instruction that writes, `sfence.vma`, `fence.i` and `wfi` the interpreter looks at `attention` before the
-  next instruction; after `xRET` it goes on at `hart.pc` the same way: translation, privilege and interrupts may have
+* After a CSR instruction that writes, `ecall`, `sfence.vma`, `fence.i` and `wfi` that did not trap, the interpreter
+  looks at `attention` before the next instruction; after `xRET` it goes on at `hart.pc` the same way: translation, privilege and interrupts may have
   changed (privileged ISA, 3.1.9).
 
 TLBs are direct-mapped by the low bits of the virtual page number. A data entry holds when
@@ -24,7 +24,7 @@ A fetch entry holds when `tag == pc & ~0xfff`: the slots of that page start at `
 `8 * tag - slots`, so that `(slot + pc_key) >> 3` (arithmetic) is the pc of a slot.
 """
 
-from native import Array, Record, i64, plain, relaxed, u8, u32, u64
+from native import Array, Record, fn, i64, plain, relaxed, u8, u32, u64, wrap64
 
 PAGE_SIZE = 4096
 PAGE_MASK = 0xFFF
@@ -134,7 +134,8 @@ class Hart(Record):
 
     # LR/SC: the reservation
     reserved_width: u64 = plain()  # in bytes; 0: none
-    reserved_address: u64 = plain()  # host address
+    reserved_va: u64 = plain()
+    reserved_host: u64 = plain()
     reserved_value: u64 = plain()
 
     # what the interpreter needs to find itself
@@ -145,7 +146,7 @@ class Hart(Record):
 
     # machine-level CSRs (privileged ISA, chapter 3)
     privilege: u64 = plain()
-    mhartid: u64 = plain()
+    hart_id: u64 = plain()  # mhartid
     misa: u64 = plain()
     mstatus: u64 = plain()  # without SD, which is computed
     medeleg: u64 = plain()
@@ -175,7 +176,9 @@ class Hart(Record):
     scounteren: u64 = plain()
     senvcfg: u64 = plain()
     satp: u64 = plain()
+    satp_modes: u64 = plain()  # bit n: satp.MODE n is supported
     stimecmp: u64 = plain()
+    svade: u64 = plain()  # 1: a clear A or D bit is a page fault; 0: hardware sets it
 
     # physical memory protection (3.7): as written, and as the ranges they mean
     pmp_active: u64 = plain()  # number of entries up to the last that is not OFF
@@ -191,7 +194,8 @@ class Hart(Record):
     rom_base: u64 = plain()
     rom_size: u64 = plain()
     rom_host: u64 = plain()
-    board: u64 = plain()  # Board, for core/board; 0 in bare tests
+    board: u64 = plain()  # Board, for core/board
+    sbi: u64 = plain()  # 1: the built-in SBI answers ecalls from S-mode
 
     # decoded code (slots.py)
     pool: u64 = plain()  # pool_pages * SLOT_PAGE_SIZE bytes
@@ -206,6 +210,8 @@ class Hart(Record):
     # superpages: pages of 4 KiB out of them are in the TLBs, somewhere between these two addresses
     large_first: u64 = plain()
     large_last: u64 = plain()
+
+    filled: u64 = plain()  # banks that hold anything: bit n a data bank, bit 8 + n a fetch bank
 
     # run_hart
     waiting: u64 = plain()  # 1: in WFI until an interrupt is pending
@@ -231,11 +237,8 @@ class Hart(Record):
     wake: u32 = relaxed()  # futex word: changes with each wake-up
     parked: u32 = relaxed()  # 1: holds nothing that a request could concern, and serves requests before it runs again
     activity: u32 = relaxed()
-    hsm_state: u32 = relaxed()  # SBI HSM: state of this hart
     requests_made: u64 = relaxed()
     requests_served: u64 = relaxed()
-    hsm_address: u64 = relaxed()
-    hsm_argument: u64 = relaxed()
 
     # shared by all harts of a machine: a byte per page of RAM, one bit a hart, then ROM
     code_map: u64 = plain(offset=0x2D00)  # the hart has decoded code of the page
@@ -258,3 +261,9 @@ class SlotPage(Record):
     page: u64 = plain()  # number of the page in code_index
     stamp: u32 = plain()
     referenced: u32 = plain()  # looked up since the clock's hand passed
+
+
+@fn(inline=True)
+def retired(hart: Hart) -> u64:
+    """Instructions that the hart has executed since it was made; exact for the calling hart."""
+    return wrap64(hart.horizon - hart.budget)
