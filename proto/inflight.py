@@ -7,7 +7,7 @@ table answers the question a successor has: which requests had been taken from t
 
 from __future__ import annotations
 
-from native import Array, Record, acquire, relaxed, u8, u16, u64
+from native import Array, Record, acquire, plain, relaxed, u8, u16, u64
 
 __all__ = ["INFLIGHT_VERSION", "InflightEntry", "InflightHeader", "queue_region_size", "region_size"]
 
@@ -32,7 +32,7 @@ class InflightHeader(Record):
     desc_num: u16 = relaxed()
     last_batch_head: u16 = relaxed()
     used_idx: u16 = acquire()
-    desc: Array[InflightEntry] = relaxed(count=0)
+    desc: Array[InflightEntry] = plain(count=0)
 
 
 def queue_region_size(queue_size: int) -> int:

@@ -31,7 +31,7 @@ class Region(Record):
     """One region of the table in force."""
 
     gpa: u64
-    size: u64
+    length: u64
     host: u64  # address of its first byte in this process
     dirty: u64  # address of its dirty map, or 0
     number: u32
@@ -53,7 +53,7 @@ def find_region(table: RegionTable, gpa: u64) -> u32:
     while index < count:
         region = table.regions[index]
         base: u64 = region.gpa
-        if gpa >= base and gpa - base < region.size:
+        if gpa >= base and gpa - base < region.length:
             return index
         index = index + 1
     return count
@@ -67,7 +67,7 @@ def translate(table: RegionTable, gpa: u64, size: u64) -> u64:
         return 0
     region = table.regions[index]
     offset: u64 = gpa - region.gpa
-    if size > region.size - offset:
+    if size > region.length - offset:
         return 0
     return region.host + offset
 
@@ -171,7 +171,7 @@ class GuestMemory:
     def _fill(self, region: Region, row: Mapping[str, Any]) -> None:
         number = row["region"]
         region.gpa = row["gpa"]
-        region.size = row["size"]
+        region.length = row["size"]
         region.host = self._areas[number].address
         region.dirty = self._dirty[number].address if number in self._dirty else 0
         region.number = number

@@ -30,7 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-from native import Array, Record, acquire, addressof, atomic_add32, atomic_swap32, fence, fn, relaxed, u32, u64, wrap32
+from native import Array, Record, acquire, addressof, atomic_add32, atomic_swap32, fence, fn, plain, relaxed, u32, u64, wrap32
 from proto.errors import ProtocolError
 from proto.inflight import InflightEntry, InflightHeader
 
@@ -92,7 +92,7 @@ class CoreToDevice(Record):
     # written once, when the page is made; epoch and mode when a session opens
     magic: u32 = relaxed()
     version: u32 = relaxed()
-    layout: u64 = relaxed()
+    layout_hash: u64 = relaxed()
     epoch: u32 = relaxed()
     mode: u32 = relaxed()
     # the harts: are any running?
@@ -129,7 +129,7 @@ class DeviceToCore(Record):
     # written once, when the page is made; epoch when a process takes the page over
     magic: u32 = relaxed()
     version: u32 = relaxed()
-    layout: u64 = relaxed()
+    layout_hash: u64 = relaxed()
     epoch: u32 = relaxed()
     # the device's loop: awake holds its epoch, or 0
     awake: u32 = acquire(offset=0x040)
@@ -152,7 +152,7 @@ class DeviceToCore(Record):
     calls_saved: u64 = relaxed()
     wakeups: u64 = relaxed()
     spins: u64 = relaxed()
-    queues: Array[QueueStatistics] = relaxed(count=MAX_QUEUES, offset=0x200)
+    queues: Array[QueueStatistics] = plain(count=MAX_QUEUES, offset=0x200)
 
 
 class CoreState(IntEnum):
@@ -181,7 +181,7 @@ class CoreStats(Record):
 
     magic: u32 = relaxed()
     version: u32 = relaxed()
-    layout: u64 = relaxed()
+    layout_hash: u64 = relaxed()
     state: u32 = acquire(offset=0x040)
     nharts: u32 = relaxed()
     instret: u64 = relaxed()  # all harts
@@ -192,7 +192,7 @@ class CoreStats(Record):
     events: u64 = relaxed()
     messages_sent: u64 = relaxed()
     messages_received: u64 = relaxed()
-    harts: Array[HartStatistics] = relaxed(count=MAX_HARTS, offset=0x100)
+    harts: Array[HartStatistics] = plain(count=MAX_HARTS, offset=0x100)
 
 
 def layout_hash() -> int:
@@ -424,13 +424,13 @@ def _format(page: memoryview, record: type[Record], magic: int) -> None:
     page[:] = bytes(PAGE_SIZE)
     _put(page, record, "magic", 4, magic)
     _put(page, record, "version", 4, PAGE_VERSION)
-    _put(page, record, "layout", 8, layout_hash())
+    _put(page, record, "layout_hash", 8, layout_hash())
 
 
 def _check(page: memoryview, record: type[Record], magic: int) -> None:
     if read_word(page, record, "magic", 4) != magic:
         raise ProtocolError(f"not a {record.__name__} page")
-    if read_word(page, record, "layout") != layout_hash():
+    if read_word(page, record, "layout_hash") != layout_hash():
         raise ProtocolError(f"the {record.__name__} page was made by another version of bulkhead")
 
 

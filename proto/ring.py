@@ -119,7 +119,7 @@ class RingError(IntEnum):
 
 
 class Avail(Record):
-    """2.7.6: the available ring. `ring[size]` is used_event."""
+    """2.7.6: the available ring. `ring[num]` is used_event."""
 
     flags: u16 = relaxed()
     idx: u16 = acquire()
@@ -134,18 +134,18 @@ class UsedElem(Record):
 
 
 class Used(Record):
-    """2.7.8: the used ring. avail_event follows `ring[size - 1]`."""
+    """2.7.8: the used ring. avail_event follows `ring[num - 1]`."""
 
     flags: u16 = relaxed()
     idx: u16 = acquire()
-    ring: Array[UsedElem] = relaxed(count=0)
+    ring: Array[UsedElem] = plain(count=0)
 
 
 class Segment(Record):
     """A piece of one buffer, wholly inside one region."""
 
     host: u64  # address in this process
-    offset: u64  # from the start of the region
+    start: u64  # offset in the region
     length: u32
     region: u16  # the region's number, for whoever names the buffer to others
     index: u16  # of the region in the table in force
@@ -168,7 +168,7 @@ class Chain(Record):
 class Ring(Record):
     """The device's memory of one queue; private to the process, filled in before `ring_recover`."""
 
-    size: u32  # entries, a power of two
+    num: u32  # Queue Size: entries, a power of two
     queue: u32
     desc: u64  # host addresses of the three parts, checked
     avail: u64
@@ -228,10 +228,10 @@ def ring_pop(ring: Ring, chain: Chain) -> u32:
     waiting: u16 = wrap16(avail.idx - ring.last_avail)
     if waiting == 0:
         return Pop.EMPTY
-    if u32(waiting) > ring.size:
+    if u32(waiting) > ring.num:
         return _broken(ring, RingError.AVAIL_JUMP)
-    head: u16 = avail.ring[u32(ring.last_avail) & (ring.size - 1)]
-    if u32(head) >= ring.size:
+    head: u16 = avail.ring[u32(ring.last_avail) & (ring.num - 1)]
+    if u32(head) >= ring.num:
         return _broken(ring, RingError.HEAD_RANGE)
     entry = InflightHeader(ring.inflight).desc[head]
     if entry.inflight != 0:
@@ -257,15 +257,15 @@ def _broken(ring: Ring, error: u32) -> u32:
 def _pop_again(ring: Ring, chain: Chain) -> u32:
     """Take the oldest request that a predecessor had popped and that has not come again yet."""
     header = InflightHeader(ring.inflight)
-    best: u32 = ring.size
+    best: u32 = ring.num
     best_counter: u64 = ring.again_to
-    for head in range(ring.size):
+    for head in range(ring.num):
         entry = header.desc[head]
         counter: u64 = entry.counter
         if entry.inflight != 0 and counter >= ring.again_from and counter < best_counter:
             best = head
             best_counter = counter
-    if best == ring.size:  # two heads with one counter: the table was damaged
+    if best == ring.num:  # two heads with one counter: the table was damaged
         return _broken(ring, RingError.TABLE)
     ring.again_from = best_counter + 1
     ring.again_left = ring.again_left - 1
@@ -294,7 +294,7 @@ def _take(ring: Ring, chain: Chain, head: u16) -> None:
 def _walk(ring: Ring, chain: Chain, head: u16) -> None:
     """2.7.5: follow the descriptors from `head`, through at most one indirect table."""
     base: u64 = ring.desc
-    entries: u32 = ring.size
+    entries: u32 = ring.num
     index: u32 = u32(head)
     left: u32 = entries
     indirect: bool = False
@@ -381,12 +381,12 @@ def _append(ring: Ring, chain: Chain, address: u64, length: u32, writable: bool)
             _reject(chain, ChainError.TOO_LONG)
             return
         offset: u64 = gpa - region.gpa
-        size: u64 = region.size - offset
+        size: u64 = region.length - offset
         if size > left:
             size = left
         segment = chain.segments[count]
         segment.host = region.host + offset
-        segment.offset = offset
+        segment.start = offset
         segment.length = u32(size)
         segment.region = u16(region.number)
         segment.index = u16(index)
@@ -417,7 +417,7 @@ def ring_put(ring: Ring, chain: Chain, written: u32) -> None:
     head: u16 = chain.head
     header.desc[head].next = header.last_batch_head
     header.last_batch_head = head
-    slot: u32 = (u32(ring.used_idx) + ring.batch) & (ring.size - 1)
+    slot: u32 = (u32(ring.used_idx) + ring.batch) & (ring.num - 1)
     element = Used(ring.used).ring[slot]
     element.id = u32(head)
     element.len = written
@@ -435,7 +435,7 @@ def _mark(ring: Ring, chain: Chain) -> None:
         segment = chain.segments[first + number]
         region = table.regions[segment.index]
         if region.dirty != 0:
-            mark_dirty(region, segment.offset, u64(segment.length))
+            mark_dirty(region, segment.start, u64(segment.length))
             ring.dirtied = 1
 
 
@@ -478,7 +478,7 @@ def ring_should_call(ring: Ring) -> bool:
     avail = Avail(ring.avail)
     if ring.event_idx == 0:
         return (avail.flags & AVAIL_F_NO_INTERRUPT) == 0
-    used_event: u16 = avail.ring[ring.size]
+    used_event: u16 = avail.ring[ring.num]
     return wrap16(new - used_event - 1) < wrap16(new - old)
 
 
@@ -503,7 +503,7 @@ def ring_disarm(ring: Ring) -> None:
 
 @fn(inline=True)
 def _avail_event(ring: Ring) -> u64:
-    return ring.used + 4 + 8 * u64(ring.size)
+    return ring.used + 4 + 8 * u64(ring.num)
 
 
 # Beginning and recovering
@@ -527,11 +527,11 @@ def ring_recover(ring: Ring) -> u32:
     ring.in_flight = 0
     if header.version != INFLIGHT_VERSION:
         _begin_table(ring, header, used_idx)
-    if u32(header.desc_num) != ring.size:
+    if u32(header.desc_num) != ring.num:
         _broken(ring, RingError.TABLE)
         return 0
     given_back: u16 = wrap16(used_idx - header.used_idx)
-    if u32(given_back) > ring.size:
+    if u32(given_back) > ring.num:
         _broken(ring, RingError.USED_JUMP)
         return 0
     if given_back != 0 and not _finish_batch(header, u32(given_back), used_idx):
@@ -548,9 +548,9 @@ def ring_recover(ring: Ring) -> u32:
 def _begin_table(ring: Ring, header: InflightHeader, used_idx: u16) -> None:
     """Make a table for a queue that nobody has served yet. The version comes last."""
     header.features = 0
-    header.desc_num = u16(ring.size)
+    header.desc_num = u16(ring.num)
     header.last_batch_head = 0
-    for head in range(ring.size):
+    for head in range(ring.num):
         entry = header.desc[head]
         entry.inflight = 0
         entry.next = 0
@@ -578,7 +578,7 @@ def _finish_batch(header: InflightHeader, count: u32, used_idx: u16) -> bool:
 def _count_table(ring: Ring, header: InflightHeader) -> None:
     """What is in flight, and the counters from which to go on."""
     highest: u64 = 0
-    for head in range(ring.size):
+    for head in range(ring.num):
         entry = header.desc[head]
         if entry.counter > highest:
             highest = entry.counter
