@@ -1,7 +1,8 @@
 """Signals to a hart from other threads: interrupt lines, requests of other harts, control by the process.
 
-All but the last four functions may be called from any thread, and do not block. A hart asleep in WFI is woken through the futex word `wake`: whoever signals changes the hart's state
-first, then looks at `parked`; the hart sets `parked`, then looks at its state (`park`); both with a full fence between.
+All but the last three functions may be called from any thread, and none but the last blocks. A hart asleep in WFI is
+woken through the futex word `wake`: whoever signals changes the hart's state first, then looks at `parked`; the hart
+sets `parked`, then looks at its state; both with a full fence between.
 """
 
 from core.cpu.state import (

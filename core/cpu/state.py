@@ -14,8 +14,8 @@ Conventions between the interpreter and the functions it calls:
   pc of the instruction and calls `take_trap`, which changes `pc`, and goes on there. Nothing of the instruction has
   happened.
 * After a CSR instruction that writes, `ecall`, `sfence.vma`, `fence.i` and `wfi` that did not trap, the interpreter
-  looks at `attention` before the next instruction; after `xRET` it goes on at `hart.pc` the same way: translation, privilege and interrupts may have
-  changed (privileged ISA, 3.1.9).
+  looks at `attention` before the next instruction; after `xRET` it goes on at `hart.pc` the same way: translation,
+  privilege and interrupts may have changed (privileged ISA, 3.1.9).
 
 TLBs are direct-mapped by the low bits of the virtual page number. A data entry holds when
 `tag == va & (~0xfff | size - 1)`, so a misaligned address misses; the host address is then `va + addend`, modulo 2**64.
