@@ -1,0 +1,79 @@
+"""System call numbers of this architecture, and the constants native code passes with them.
+
+    syscall(sys.FUTEX, word, sys.FUTEX_WAIT_BITSET, expected, timeout, 0, sys.FUTEX_BITSET_MATCH_ANY)
+
+Numbers: Linux, arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
+"""
+
+import os
+from typing import Final
+
+MACHINE: Final = os.uname().machine
+
+_NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
+    "READ": (0, 63),
+    "WRITE": (1, 64),
+    "PREAD64": (17, 67),
+    "PWRITE64": (18, 68),
+    "READV": (19, 65),
+    "WRITEV": (20, 66),
+    "MADVISE": (28, 233),
+    "GETPID": (39, 172),
+    "SENDTO": (44, 206),
+    "RECVFROM": (45, 207),
+    "FSYNC": (74, 82),
+    "FDATASYNC": (75, 83),
+    "GETTID": (186, 178),
+    "FUTEX": (202, 98),
+    "FALLOCATE": (285, 47),
+    "PREADV": (295, 69),
+    "PWRITEV": (296, 70),
+    "GETRANDOM": (318, 278),
+    "PREADV2": (327, 286),
+    "PWRITEV2": (328, 287),
+}
+
+
+def _number(name: str) -> int:
+    x86_64, aarch64 = _NUMBERS[name]
+    return aarch64 if MACHINE == "aarch64" else x86_64
+
+
+READ: Final = _number("READ")
+WRITE: Final = _number("WRITE")
+PREAD64: Final = _number("PREAD64")
+PWRITE64: Final = _number("PWRITE64")
+READV: Final = _number("READV")
+WRITEV: Final = _number("WRITEV")
+MADVISE: Final = _number("MADVISE")
+GETPID: Final = _number("GETPID")
+SENDTO: Final = _number("SENDTO")
+RECVFROM: Final = _number("RECVFROM")
+FSYNC: Final = _number("FSYNC")
+FDATASYNC: Final = _number("FDATASYNC")
+GETTID: Final = _number("GETTID")
+FUTEX: Final = _number("FUTEX")
+FALLOCATE: Final = _number("FALLOCATE")
+PREADV: Final = _number("PREADV")
+PWRITEV: Final = _number("PWRITEV")
+GETRANDOM: Final = _number("GETRANDOM")
+PREADV2: Final = _number("PREADV2")
+PWRITEV2: Final = _number("PWRITEV2")
+
+FUTEX_WAIT: Final = 0
+FUTEX_WAKE: Final = 1
+FUTEX_WAIT_BITSET: Final = 9  # the timeout is absolute, on CLOCK_MONOTONIC
+FUTEX_PRIVATE: Final = 128
+FUTEX_BITSET_MATCH_ANY: Final = 0xFFFFFFFF
+
+EINTR: Final = 4
+EAGAIN: Final = 11
+EFAULT: Final = 14
+EINVAL: Final = 22
+ETIMEDOUT: Final = 110
+EOPNOTSUPP: Final = 95
+EWOULDBLOCK: Final = EAGAIN
+
+FALLOC_KEEP_SIZE: Final = 1
+FALLOC_PUNCH_HOLE: Final = 2
+FALLOC_ZERO_RANGE: Final = 16
