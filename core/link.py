@@ -71,8 +71,8 @@ class Port(Protocol):
     def configure(self, config: bytes, generation: int, interrupt: bool) -> None:
         """The configuration space and its generation change together."""
 
-    def answer(self, value: int) -> None:
-        """Release the hart that waits for this device."""
+    def answer(self, value: int = 0, sequence: int = 0) -> None:
+        """Release the hart that waits for this device; of a read, with its value and sequence number."""
 
     def needs_reset(self) -> None:
         """Set DEVICE_NEEDS_RESET and interrupt."""
@@ -174,17 +174,17 @@ class DeviceLink:
         def done(body: dict[str, Any] | None) -> None:
             if body is not None:
                 self.port.configure(body["config"], body["generation"], interrupt=False)
-            self.port.answer(0)
+            self.port.answer()
 
         if not self._request("CONFIG_SET", {"offset": offset, "data": value.to_bytes(size, "little")}, done):
-            self.port.answer(0)
+            self.port.answer()
 
     def mmio_read(self, offset: int, size: int, sequence: int) -> None:
         """A hart reads a register of a device that is not virtio and waits for the value."""
 
         def done(body: dict[str, Any] | None) -> None:
             if body is not None:
-                self.port.answer(body["value"])
+                self.port.answer(body["value"], sequence)
 
         self._request("MMIO_READ", {"offset": offset, "size": size, "sequence": sequence}, done)
 
@@ -279,7 +279,7 @@ class DeviceLink:
         """Let go the harts that wait for a process to be dead, or for its successor."""
         owed, self._owed = self._owed, 0
         for _ in range(owed):
-            self.port.answer(0)
+            self.port.answer()
 
     def _replay(self, hello: dict[str, Any]) -> None:
         """Tell a new process everything that the guest's driver had settled before it came."""
@@ -328,11 +328,11 @@ class DeviceLink:
     def _hold(self, name: str, body: dict[str, Any]) -> None:
         """Ask for quiet; the hart goes on when the device answers or is dead, whichever comes first."""
         if self.dead:
-            self.port.answer(0)
+            self.port.answer()
             return
 
         def done(_: dict[str, Any] | None) -> None:
-            self.port.answer(0)
+            self.port.answer()
 
         if not self.up or not self._request(name, body, done):
             self._owed += 1

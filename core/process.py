@@ -1,0 +1,226 @@
+"""The core process: memory, board, harts and sessions put together, and the link thread that serves them.
+
+START describes one machine and brings its memory as descriptors. The link thread is the only one that touches a
+socket, the keeper's channel, the console and Python objects; harts run native code and reach it through the event
+queue. The end of a machine is a POWER event, an order of the keeper, or the keeper's death, whichever comes first;
+the keeper learns how it ended (EXIT).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from typing import Any
+
+import zmq
+
+from core import events
+from core.assembly import Machine, assemble
+from core.console import Console, open_console
+from core.events import Event, EventKind, PowerReason
+from core.link import DeviceLink
+from proto.channel import Channel, Packet
+from proto.errors import BulkheadError, ChannelClosed
+from proto.pages import CoreState
+
+LOOP_PERIOD = 0.5  # seconds between two looks at the clock: statistics, deadlines, heartbeat
+EXIT_REASON = {
+    PowerReason.POWEROFF: "poweroff",
+    PowerReason.RESET: "reset",
+    PowerReason.FINISHER: "finisher",
+    PowerReason.PANIC: "panic",
+}
+POLL_BITS = (zmq.POLLIN, select.POLLIN, zmq.POLLOUT, select.POLLOUT, zmq.POLLERR, select.POLLERR)
+log = logging.getLogger("core")
+
+
+class CoreProcess:
+    """One machine, from START to EXIT."""
+
+    def __init__(self, channel: Channel, start: Packet) -> None:
+        """Put the machine together and tell the keeper READY. Raises BulkheadError when it cannot be."""
+        self.channel = channel
+        self.context = zmq.Context()
+        self.machine: Machine = assemble(start, lambda text: channel.send("STATE", {"state": text}))
+        engine, board = self.machine.engine, self.machine.board
+        self.engine = engine
+        self.queue = self.machine.queue
+        self.console: Console = open_console(
+            self.machine.serial_port, start.body["serial"], start.fds.pop("serial", None)
+        )
+        self.links: dict[str, DeviceLink] = {}
+        self.by_slot: dict[int, DeviceLink] = {}
+        self.by_window: dict[int, DeviceLink] = {}
+        self.sequences: dict[int, int] = {}  # of each window: accesses forwarded
+        for device in self.machine.devices:
+            link = DeviceLink(
+                self.context, device.name, device.port, self.machine.regions, self._report, device.queue_size
+            )
+            self.links[device.name] = link
+            (self.by_slot if device.virtio else self.by_window)[device.index] = link
+            link.expect(device.epoch, device.endpoint)
+        self.board = board
+        self._stop = threading.Event()
+        self._ended: tuple[str, int] | None = None
+        self._event_area = events.Area.allocate(Event.size())
+        self._event = Event(self._event_area.address)
+        channel.send("READY", {"pid": os.getpid(), "serial": self.console.location})
+
+    def stop(self) -> None:
+        """Ask the machine to end; callable from a signal handler."""
+        self._stop.set()
+        os.eventfd_write(self.queue.wakeup, 1)
+
+    def run(self) -> int:
+        """Serve until the end. Returns the exit status of the process."""
+        failure: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                self._serve()
+            except BaseException as error:
+                log.exception("the link thread failed")
+                failure.append(error)
+
+        thread = threading.Thread(target=serve, name="link", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(1.0)  # short, so that the main thread runs signal handlers
+        self.machine.stop_harts()
+        self.console.close()
+        for link in self.links.values():
+            link.close()
+        self.context.destroy(0)
+        if failure:
+            self._tell("EXIT", {"reason": "error", "code": 1, "error": f"{type(failure[0]).__name__}: {failure[0]}"})
+            return 1
+        reason, code = self._ended or ("stopped", 0)
+        self.machine.publish(CoreState.HALTED)
+        self._tell("EXIT", {"reason": reason, "code": code, "instret": self.machine.instret()})
+        return 0
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        if not self.links:
+            self._start()
+        next_look = time.monotonic() + LOOP_PERIOD
+        while self._ended is None and not self._stop.is_set():
+            self._drain_events()
+            self._serve_ready(0 if self._busy() else max(0.0, next_look - time.monotonic()))
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + LOOP_PERIOD
+                self.machine.publish(CoreState.RUNNING if self.machine.started else CoreState.STARTING)
+                for link in self.links.values():
+                    link.overdue(now)
+        self._drain_events()
+
+    def _busy(self) -> bool:
+        """True when events came while we were about to sleep."""
+        return not self.engine.may_sleep(self.queue)
+
+    def _serve_ready(self, timeout: float) -> None:
+        poller = zmq.Poller()
+        poller.register(self.queue.wakeup, zmq.POLLIN)
+        poller.register(self.channel.fileno(), zmq.POLLIN)
+        for link in self.links.values():
+            if link.socket is not None:
+                poller.register(link.socket, zmq.POLLIN)
+        interests = dict(self.console.interests())
+        for descriptor, wanted in interests.items():
+            poller.register(descriptor, _translate(wanted, select.POLLIN, zmq.POLLIN, select.POLLOUT, zmq.POLLOUT))
+        ready = dict(poller.poll(int(timeout * 1000)))
+        if self.queue.wakeup in ready:
+            os.eventfd_read(self.queue.wakeup)
+        for descriptor in interests:
+            if descriptor in ready:
+                self.console.ready(descriptor, _translate(ready[descriptor], *POLL_BITS))
+        for link in list(self.links.values()):
+            if link.socket in ready:
+                link.receive()
+        if self.channel.fileno() in ready:
+            self._obey(self.channel)
+
+    # -- events of harts -------------------------------------------------------------------------------------------
+
+    def _drain_events(self) -> None:
+        while self.engine.take_event(self.queue, self._event):
+            self._handle(self._event.kind, self._event.slot, self._event.a, self._event.b)
+
+    def _handle(self, kind: int, slot: int, a: int, b: int) -> None:
+        if kind == EventKind.NOTIFY:
+            self.by_slot[slot].notify(a)
+        elif kind == EventKind.CONSOLE_TX:
+            self.console.transmit()
+        elif kind == EventKind.CONSOLE_RX:
+            self.console.receive()
+        elif kind == EventKind.STATUS:
+            self.by_slot[slot].status_written(a)
+        elif kind == EventKind.QUEUE:
+            self.by_slot[slot].queue_written(a, bool(b))
+        elif kind == EventKind.CONFIG_WRITE:
+            self.by_slot[slot].config_written(a & 0xFFFFFFFF, a >> 32, b)
+        elif kind == EventKind.MMIO_READ:
+            self.by_window[slot].mmio_read(a & 0xFFFFFFFF, a >> 32, self._sequence(slot))
+        elif kind == EventKind.MMIO_WRITE:
+            self.by_window[slot].mmio_write(a & 0xFFFFFFFF, a >> 32, self._sequence(slot), b)
+        elif kind == EventKind.POWER:
+            self._ended = (EXIT_REASON[PowerReason(a)], b)
+
+    def _sequence(self, window: int) -> int:
+        """Accesses of a window are numbered in the order in which harts posted them, from 1."""
+        self.sequences[window] = self.sequences.get(window, 0) + 1
+        return self.sequences[window]
+
+    # -- the keeper ------------------------------------------------------------------------------------------------
+
+    def _obey(self, channel: Channel) -> None:
+        try:
+            packet = channel.recv(0)
+        except ChannelClosed:
+            self._ended = ("keeper", 1)
+            return
+        if packet.kind == "DEVICE":
+            self._device(packet.body)
+        elif packet.kind == "STOP":
+            self._stop.set()
+        packet.close()
+
+    def _device(self, body: dict[str, Any]) -> None:
+        link = self.links.get(body["id"])
+        if link is None:
+            return
+        if body["state"] == "dead":
+            link.gone()
+        elif body["state"] == "starting":
+            try:
+                link.expect(body["epoch"], body["endpoint"])
+            except zmq.ZMQError as error:
+                self._report("REFUSED", {"id": link.name, "epoch": body["epoch"], "error": str(error)})
+                return
+            self._report("DEVICE_READY", {"id": link.name, "epoch": body["epoch"]})
+
+    def _report(self, kind: str, body: dict[str, Any]) -> None:
+        self._tell(kind, body)
+        if kind == "CONNECTED" and not self.machine.started and all(link.up for link in self.links.values()):
+            self._start()
+
+    def _start(self) -> None:
+        """Every device is there: the guest may look."""
+        self.machine.start_harts()
+        self._tell("STARTED", {})
+
+    def _tell(self, kind: str, body: dict[str, Any]) -> None:
+        try:
+            self.channel.send(kind, body)
+        except BulkheadError:
+            log.warning("the keeper is gone")
+
+
+def _translate(bits: int, *pairs: int) -> int:
+    """Replace bits by bits: `pairs` is from, to, from, to, …"""
+    return sum(to for of, to in zip(pairs[::2], pairs[1::2], strict=True) if bits & of)
