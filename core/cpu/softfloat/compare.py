@@ -74,7 +74,7 @@ def extremum(hart: Hart, a: u64, b: u64, largest: bool, width: u32) -> u64:
 
 @fn(inline=True)
 def classify(a: u64, width: u32) -> u64:
-    """The ten-bit mask of FCLASS with one bit set (RISC-V unprivileged ISA, "Format of result of FCLASS instruction")."""
+    """The ten-bit mask of FCLASS with one bit set (RISC-V unprivileged ISA, chapter "F")."""
     if is_nan(a, width):
         return u64(0x100) if is_signaling(a, width) else u64(0x200)
     # From +0 up the classes of positive numbers are bits 4 to 7; those of negative ones are mirrored, 3 to 0.

@@ -37,14 +37,10 @@ def divide_special(hart: Hart, a: u64, b: u64, width: u32) -> u64:
 
 @fn(inline=True)
 def divide_long(upper: u64, divisor: u64) -> u64:
-    """upper * 2**64 // divisor with bit 0 sticky; upper < divisor, and bit 63 of the divisor is set.
-
-    Two digits of 32 bits (Knuth, The Art of Computer Programming 2, 4.3.1, algorithm D): the first guess at each is at
-    most two too large.
-    """
+    """upper * 2**64 // divisor with bit 0 sticky; upper < divisor, so the quotient fits."""
     dividend = u128(upper) << 64
-    quotient = u64(dividend // u128(divisor))
-    return quotient | u64(dividend % u128(divisor) != 0)
+    quotient = dividend // u128(divisor)
+    return u64(quotient) | u64(quotient * u128(divisor) != dividend)
 
 
 @fn(inline=True)

@@ -4,8 +4,7 @@ A value is its bit pattern in a u64; a binary32 pattern has the upper half zero.
 its `width`, 32 or 64. A finite value other than zero also has one form common to both formats, which the arithmetic
 works on: significand(a) * 2**(exponent(a) - 63), where bit 63 of the significand is set, for subnormal numbers too.
 
-Rounding modes and exception flags are numbered as in the `fcsr` register (RISC-V unprivileged ISA, "Floating-Point Control and
-Status Register").
+Rounding modes and exception flags are numbered as in the `fcsr` register (RISC-V unprivileged ISA, chapter "F").
 """
 
 from core.cpu.state import Hart
