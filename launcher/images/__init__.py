@@ -1,0 +1,17 @@
+"""The Debian guest: an unmodified Debian riscv64 kernel with a busybox userland, fetched through the host's apt.
+
+    images = ensure(progress)                 images.kernel, .initrd, .root, .kernel_version
+    Command(["uname", "-a"]).archive()        to append to the initramfs: the guest runs it and powers off
+
+The command line for the kernel is `KERNEL_COMMAND_LINE`, with `ROOT_ON_VDA` for the root on the first disk.
+"""
+
+from launcher.images.command import Command
+from launcher.images.debian import clean, ensure, ready
+from launcher.images.errors import ImagesError
+from launcher.images.store import Images
+
+__all__ = ["KERNEL_COMMAND_LINE", "ROOT_ON_VDA", "Command", "Images", "ImagesError", "clean", "ensure", "ready"]
+
+KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1"
+ROOT_ON_VDA = "root=/dev/vda rw"
