@@ -3,8 +3,8 @@
 apt runs with a configuration file of ours, read after the host's: lists, archives, package status and sources are in a
 private directory, hooks are off, the architecture is riscv64. What stays the host's is what knows how to reach its
 mirror: methods, proxies, certificates, credentials. The mirror itself is taken from the host's sources, whichever way
-they are written, by asking apt (`apt-get indextargets`). Signatures are checked with the host's archive keyring, or, where that
-one is older than the release wanted, with the one of the host's own, signed, debian-archive-keyring package.
+they are written, by asking apt (`apt-get indextargets`). Signatures are checked with the host's archive keyring, or,
+where that one is older than the release wanted, with the one of the host's own, signed, debian-archive-keyring package.
 
 Promises: nothing outside the directory is written; an interrupted download goes on where it was (where the mirror can);
 what is returned was checked against the signed index. Does not: install anything, or follow dependencies.
@@ -38,7 +38,7 @@ KEYRINGS = (
 
 # Names under which Debian's main archive is listed. Updates, security and backports live beside it and are not needed.
 MAIN_SUITES = frozenset(
-    "oldoldstable oldstable stable testing unstable bullseye bookworm trixie forky duke sid".split()
+    ("oldoldstable", "oldstable", "stable", "testing", "unstable", "bullseye", "bookworm", "trixie", "forky", "sid")
 )
 
 CONFIGURATION = """\
@@ -166,7 +166,7 @@ class Apt:
         return found
 
     def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:
-        """The packages' files, in the order asked for; those already there and those half there are not fetched again."""
+        """The packages' files, in the order asked for; what is already there, even in part, is not fetched again."""
         # `apt-get download` starts again after an interruption, `install --download-only` goes on; but it wants
         # dependencies, so they are declared to be there.
         own = {package.name for package in packages}

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
 from launcher.images import apt, cpio, modules, root, store, userland
@@ -30,6 +28,12 @@ INITRAMFS_MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng", "crc32c_generic"
 MODULE_PLACES = ("/drivers/virtio/", "/drivers/block/virtio", "/drivers/char/hw_random/", "/fs/", "/crypto/", "/lib/")
 
 ROOT_SIZE = 256 << 20
+
+# The files of this package that decide what an image looks like.
+DETERMINED_BY = (
+    *("cpio.py", "modules.py", "userland.py", "root.py", "debian.py"),
+    *("guest/initramfs.sh", "guest/init.sh"),
+)
 
 # Path in a package → name in the set.
 FIRMWARE = {
@@ -90,18 +94,10 @@ def _recorded(directory: Path) -> dict[str, Package]:
 
 def _place(directory: Path, packages: dict[str, Package]) -> Path:
     """Where the set made of these packages by this code belongs."""
-    sources = list(_own_sources(resources.files("launcher.images")))
+    folder = resources.files("launcher.images")
+    sources = [folder.joinpath(name).read_bytes() for name in DETERMINED_BY]
     name = store.digest(*sources, *(packages[name].sha256 for name in sorted(packages)))
     return directory / f"debian-{_kernel_version(packages)}-{name}"
-
-
-def _own_sources(folder: Traversable) -> Iterator[bytes]:
-    """The files of this package, in a fixed order: what they say decides what an image looks like."""
-    for item in sorted(folder.iterdir(), key=lambda item: item.name):
-        if item.name.endswith((".py", ".sh")):
-            yield item.read_bytes()
-        elif item.name == "guest":
-            yield from _own_sources(item)
 
 
 def _kernel_version(packages: dict[str, Package]) -> str:

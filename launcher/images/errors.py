@@ -8,7 +8,7 @@ __all__ = ["ImagesError", "SignatureError"]
 
 
 class ImagesError(ConfigError):
-    """A tool, the mirror or a package is missing or wrong; `hint` says what to do. The bundled guest needs none of it."""
+    """A tool, the mirror or a package is missing or wrong; `hint` says what to do. The bundled guest needs none."""
 
 
 class SignatureError(ImagesError):

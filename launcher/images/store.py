@@ -7,8 +7,9 @@
         debian-6.12.107+deb13-riscv64-1f2e…/  one set, named after its kernel and everything it was made from
             manifest.json  kernel  initramfs.cpio  root.ext4  opensbi.bin  u-boot-s.bin  u-boot-m.bin
 
-A set is complete or not there: it is built beside its place and renamed. Its name is a digest of the packages and of the
-code that builds it, so a newer bulkhead or a newer kernel makes a new one and never a mixture.
+A set is complete or not there: it is built beside its place and renamed. Its name has a digest of the packages and of
+the code that builds it, so a newer bulkhead or a newer kernel makes a new one and never a mixture. A set that nobody
+wants any more stays for a day: another bulkhead may be about to start from it.
 
 A file whose size and time are those of the manifest is believed; one that was touched is hashed again.
 """
@@ -22,6 +23,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ from launcher.images.errors import ImagesError
 __all__ = ["Images", "cache_directory", "digest", "install", "locked", "sha256", "sweep", "verified"]
 
 MANIFEST = "manifest.json"
+KEPT_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,15 @@ def digest(*parts: bytes | str) -> str:
     return state.hexdigest()[:16]
 
 
-def verified(directory: Path) -> Images | None:
-    """The set in `directory` if every file is what the manifest says, else None."""
+def verified(directory: Path, *, thoroughly: bool = False) -> Images | None:
+    """The set in `directory` if every file is what the manifest says, else None; `thoroughly`: hash all of them."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         for name, expected in manifest["files"].items():
             path = directory / name
             status = path.stat()
             touched = [status.st_size, status.st_mtime_ns] != [expected["size"], expected["mtime_ns"]]
-            if touched and sha256(path) != expected["sha256"]:
+            if (touched or thoroughly) and sha256(path) != expected["sha256"]:
                 return None
         return Images(directory, manifest["kernel_version"], manifest["packages"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -144,9 +147,11 @@ def install(place: Path, kernel_version: str, packages: dict[str, str]) -> Itera
 
 
 def sweep(directory: Path, keep: Path) -> None:
-    """Remove other sets and what interrupted builds left. Only under the lock."""
+    """Remove what interrupted builds left, and other sets when they are a day old. Only under the lock."""
     for path in directory.iterdir():
-        if path != keep and path.name.startswith((".building-", "debian-")):
+        unfinished = path.name.startswith(".building-")
+        old = path.name.startswith("debian-") and path != keep and time.time() - path.stat().st_mtime > KEPT_SECONDS
+        if unfinished or old:
             shutil.rmtree(path, ignore_errors=True)
 
 

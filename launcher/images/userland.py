@@ -1,7 +1,7 @@
 """A small Linux userland made of one static busybox: for the initramfs and for the root image alike.
 
-busybox is one program under many names; the names are read out of the program itself, where they are stored as one run of
-zero-terminated strings, so nothing of the other architecture has to be run here.
+busybox is one program under many names; the names are read out of the program itself, where they are stored as one run
+of zero-terminated strings, so nothing of the other architecture has to be run here.
 """
 
 from __future__ import annotations
