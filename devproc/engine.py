@@ -1,0 +1,48 @@
+"""The machine code of a device process: rings, control pages, the loops. Loaded from the cache, where it is after first use.
+
+`python -m devproc.engine` fills the cache. The keeper does so before it starts devices, so that a device process never imports
+the compiler.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from devproc.blk.fast import block_loop
+from devproc.loop import call, flush_and_call, loop_woken, wait_for_work
+from native import Unit
+from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
+from proto.ring import ring_flush, ring_forget, ring_has_work, ring_pop, ring_put, ring_recover, ring_should_call
+
+__all__ = ["EXPORTS", "load_engine"]
+
+EXPORTS = [
+    block_loop,
+    call,
+    call_again,
+    flush_and_call,
+    loop_woken,
+    mmio_begin,
+    mmio_end,
+    ring_flush,
+    ring_forget,
+    ring_has_work,
+    ring_pop,
+    ring_put,
+    ring_recover,
+    ring_should_call,
+    set_irq_level,
+    signal_core,
+    wait_for_work,
+]
+
+
+@cache
+def load_engine() -> Any:
+    """The namespace of native functions."""
+    return Unit("device", exports=EXPORTS).load()
+
+
+if __name__ == "__main__":
+    load_engine()

@@ -1,0 +1,291 @@
+"""The virtqueues of one device process: set up, begun, stopped, and the readable path from a popped chain to `handle`.
+
+`Queues` owns the native memory of the loop, the rings and the chain, and knows which queues are served. It calls only
+native functions on anything that guest or core share. One thread uses it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from devproc.device import VirtioDevice
+from devproc.loop import WINDOW_MAX, Loop
+from devproc.request import Buffer, Request
+from native.memory import Area
+from proto.errors import BackendError, ProtocolError
+from proto.inflight import InflightEntry, InflightHeader, queue_region_size
+from proto.memory import GuestMemory
+from proto.pages import MAX_QUEUES, DeviceToCore, QueueStatistics
+from proto.ring import Chain, Pop, Ring, RingError, Segment
+from proto.virtio import DESC_SIZE, QUEUE_SIZE_MAX, USED_ELEM_SIZE, Feature, bit
+
+__all__ = ["Pages", "Queues"]
+
+BATCH = 64  # requests handled before messages are looked at
+_CHAIN = struct.Struct("<HHIIIQQQ")  # proto.ring.Chain up to its segments
+_SEGMENT = struct.Struct("<QQIHH")  # proto.ring.Segment
+assert _CHAIN.size == Chain.offset("segments") and _SEGMENT.size == Segment.size()
+
+
+@dataclass
+class Pages:
+    """What this process has mapped for its link: the two pages, and the in-flight table (None: not virtio)."""
+
+    core: Area
+    device: Area
+    inflight: Area | None = None
+
+
+@dataclass
+class _Queue:
+    """One queue as the core set it up."""
+
+    setup: dict[str, Any]
+    ring: Ring
+    enabled: bool = False
+
+
+class Queues:
+    """The queues of `device`."""
+
+    def __init__(
+        self,
+        device: VirtioDevice,
+        engine: Any,
+        memory: GuestMemory,
+        pages: Pages,
+        broken: Callable[[int, str], None],
+    ) -> None:
+        self._device = device
+        self._engine = engine
+        self._memory = memory
+        self._pages = pages
+        self._broken = broken
+        self._area = Area.allocate(Loop.size() + Chain.size() + MAX_QUEUES * Ring.size())
+        self._view = self._area.view()
+        self.loop = Loop(self._area.address)
+        self.loop.mine = pages.device.address
+        self.loop.theirs = pages.core.address
+        self.loop.window = WINDOW_MAX // 4
+        self.loop.trials = 1
+        self.chain = Chain(self._area.address + Loop.size())
+        self._chain_at = Loop.size()
+        self._queues: dict[int, _Queue] = {}
+        self._table_size = 0
+        self._deferred = 0
+
+    # -- what the core says ----------------------------------------------------------------------------------------
+
+    def set_inflight(self, queues: int, size: int) -> None:
+        """INFLIGHT: the geometry of the table. Raises ProtocolError when the segment is too small for it."""
+        area = self._pages.inflight
+        if area is None or queues * queue_region_size(size) > area.size:
+            raise ProtocolError(f"an in-flight table of {queues} queues of {size} was not given", field="size", value=size)
+        if queues < len(self._device.queues):
+            raise ProtocolError(f"{queues} in-flight tables for {len(self._device.queues)} queues", field="queues")
+        self._table_size = size
+
+    def setup(self, body: dict[str, Any]) -> None:
+        """RING_SETUP. The same once more is nothing new; another one needs the queue to be stopped."""
+        queue = self._queues.get(body["queue"])
+        if queue is not None and queue.enabled:
+            if queue.setup == body:
+                return
+            raise ProtocolError(f"queue {body['queue']} is being served", field="queue", value=body["queue"])
+        self._queues[body["queue"]] = _Queue(dict(body), self._make_ring(body))
+
+    def enable(self, index: int, enabled: bool) -> int:
+        """RING_ENABLE. Beginning recovers what a predecessor left; returns how many requests will come again."""
+        queue = self._queues.get(index)
+        if queue is None:
+            if enabled:
+                raise ProtocolError(f"queue {index} was never set up", field="queue", value=index)
+            return 0
+        again = 0
+        if enabled and not queue.enabled:
+            again = self._begin(queue)
+        queue.enabled = enabled
+        self._serve_enabled()
+        return again
+
+    def base(self, index: int) -> int:
+        """Where the driver's ring goes on: the next avail index of a queue that has been stopped."""
+        queue = self._queues.get(index)
+        return queue.ring.last_avail if queue is not None else 0
+
+    def in_flight(self, index: int | None = None) -> int:
+        """Requests taken and not yet given back."""
+        queues = self._queues.values() if index is None else [q for i, q in self._queues.items() if i == index]
+        return sum(queue.ring.in_flight - queue.ring.again_left for queue in queues)
+
+    def pause(self) -> None:
+        """Serve nothing, remembering what was enabled."""
+        self.loop.count = 0
+
+    def resume(self) -> None:
+        """Serve what is enabled again."""
+        self._serve_enabled()
+
+    def forget(self) -> None:
+        """RESET: the rings are gone, and nothing of them is in flight any more."""
+        self._queues.clear()
+        self._serve_enabled()
+        if self._table_size:
+            for index in range(len(self._device.queues)):
+                self._engine.ring_forget(self._inflight(index))
+
+    def move(self) -> None:
+        """MEM_TABLE changed: find every ring again. Raises ProtocolError when one is no longer in memory."""
+        for queue in self._queues.values():
+            self._place(queue.ring, queue.setup)
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """The readable path: pop and handle up to BATCH requests of every queue that has some."""
+        for queue in list(self._queues.values()):
+            if queue.enabled and self.loop.ready >> queue.ring.queue & 1:
+                self._work_one(queue.ring)
+
+    def report_broken(self) -> None:
+        """Stop every queue that the driver has broken, and say so."""
+        for index, queue in self._queues.items():
+            if queue.enabled and queue.ring.error:
+                error = RingError(queue.ring.error)
+                queue.enabled = False
+                self._broken(index, f"queue {index}: {error.name.lower()}; the driver is at fault")
+        self._serve_enabled()
+
+    def close(self) -> None:
+        """Release the native memory; nothing may run any more."""
+        self.loop.count = 0
+        self._view.release()
+        self._area.close()
+
+    def _work_one(self, ring: Ring) -> None:
+        for _ in range(BATCH):
+            found = self._engine.ring_pop(ring, self.chain)
+            if found == Pop.BROKEN:
+                self.report_broken()
+                break
+            if found == Pop.EMPTY:
+                break
+            self._handle(ring)
+        self._engine.flush_and_call(self.loop, ring)
+
+    def _handle(self, ring: Ring) -> None:
+        request = self._request(ring)
+        device = self._device
+        try:
+            device.malformed(request) if request.error else device.handle(request)
+        except (BackendError, OSError) as error:
+            device.log(f"{device.id}: queue {request.queue} head {request.head}: {error}", 30)
+            device.failed(request, error)
+            request.deferred = False
+        if request.deferred:
+            self._remember(ring, request)
+        else:
+            self._engine.ring_put(ring, self.chain, min(request.written, 0xFFFFFFFF))
+
+    def _request(self, ring: Ring) -> Request:
+        at = self._chain_at
+        head, error, readable, writable, again, _, _, _ = _CHAIN.unpack_from(self._view, at)
+        start = at + _CHAIN.size
+        span = self._view[start : start + (readable + writable) * _SEGMENT.size]
+        buffers = [Buffer(region, offset, length) for _, offset, length, region, _ in _SEGMENT.iter_unpack(span)]
+        return Request(
+            ring.queue,
+            head,
+            buffers[:readable],
+            buffers[readable:],
+            self._memory.slice,
+            error=error,
+            again=bool(again),
+        )
+
+    def _remember(self, ring: Ring, request: Request) -> None:
+        """A deferred request: keep its chain, and put it back when `finish` is called."""
+        used = _CHAIN.size + (self.chain.readable + self.chain.writable) * _SEGMENT.size
+        kept = bytes(self._view[self._chain_at : self._chain_at + used])
+        self._deferred += 1
+
+        def finish() -> None:
+            request.finish = lambda: None
+            self._deferred -= 1
+            self._view[self._chain_at : self._chain_at + used] = kept
+            self._engine.ring_put(ring, self.chain, min(request.written, 0xFFFFFFFF))
+            self._engine.flush_and_call(self.loop, ring)
+
+        request.finish = finish
+
+    # -- rings -----------------------------------------------------------------------------------------------------
+
+    def _make_ring(self, setup: dict[str, Any]) -> Ring:
+        index, size = setup["queue"], setup["size"]
+        if index >= len(self._device.queues):
+            raise ProtocolError(f"{self._device.id} has no queue {index}", field="queue", value=index)
+        if not 0 < size <= min(self._device.queues[index].size, QUEUE_SIZE_MAX) or size & (size - 1):
+            raise ProtocolError(f"queue {index} cannot have {size} entries", field="size", value=size)
+        if size > self._table_size:
+            raise ProtocolError(f"queue {index} has {size} entries, its in-flight table {self._table_size}", field="size")
+        ring = Ring(self._area.address + Loop.size() + Chain.size() + index * Ring.size())
+        offset = ring.address - self._area.address
+        self._view[offset : offset + Ring.size()] = bytes(Ring.size())
+        ring.num = size
+        ring.queue = index
+        ring.table = self._memory.table.address
+        ring.inflight = self._inflight(index)
+        page = self._pages.device.address
+        ring.statistics = page + DeviceToCore.offset("queues") + index * QueueStatistics.size()
+        ring.generation = page + DeviceToCore.offset("dirty_generation")
+        self._place(ring, setup)
+        return ring
+
+    def _place(self, ring: Ring, setup: dict[str, Any]) -> None:
+        """2.7: the parts of a ring, their sizes and alignments."""
+        size = setup["size"]
+        parts = {
+            "desc": (DESC_SIZE * size, 16),
+            "avail": (6 + 2 * size, 2),
+            "used": (6 + USED_ELEM_SIZE * size, 4),
+        }
+        for name, (length, alignment) in parts.items():
+            where = setup[name]
+            setattr(ring, name, self._memory.host_address(where["region"], where["offset"], length, alignment))
+
+    def _begin(self, queue: _Queue) -> int:
+        ring = queue.ring
+        features = self._device.driver_features
+        ring.event_idx = int(bool(features & bit(Feature.RING_EVENT_IDX)))
+        ring.indirect = int(bool(features & bit(Feature.RING_INDIRECT_DESC)))
+        if "base" in queue.setup:
+            self._check_base(queue)
+        again: int = self._engine.ring_recover(ring)
+        if not ring.error:
+            self._engine.call(self.loop, ring.queue)  # the one unconditional call: the predecessor's may be lost
+        return again
+
+    def _check_base(self, queue: _Queue) -> None:
+        """A base only says what the rings must say too, once nothing is in flight."""
+        ring = queue.ring
+        self._engine.ring_recover(ring)
+        if ring.last_avail != queue.setup["base"]:
+            raise ProtocolError(
+                f"queue {ring.queue}: base {queue.setup['base']}, the rings say {ring.last_avail}", field="base"
+            )
+
+    def _inflight(self, index: int) -> int:
+        assert self._pages.inflight is not None
+        return self._pages.inflight.address + index * queue_region_size(self._table_size)
+
+    def _serve_enabled(self) -> None:
+        serving = [queue.ring.address for queue in self._queues.values() if queue.enabled]
+        for number, address in enumerate(serving):
+            self.loop.rings[number] = address
+        self.loop.count = len(serving)
+
+
+assert InflightHeader.size() == InflightEntry.size() == 16  # vhost-user's, whatever else changes
