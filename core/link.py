@@ -112,6 +112,7 @@ class DeviceLink:
         self._waiting: dict[int, tuple[str, Callable[[dict[str, Any] | None], None], float]] = {}
         self._owed = 0  # answers due to harts when the process is dead
         self._correlation = 0
+        self._served: set[int] = set()  # queues that a device process has begun to serve since the driver set them up
 
     # -- what the keeper says --------------------------------------------------------------------------------------
 
@@ -150,6 +151,7 @@ class DeviceLink:
     def status_written(self, status: int) -> None:
         """The driver wrote the status register; 0 holds the hart until the device is quiet or dead."""
         if status == 0:
+            self._served.clear()
             self._hold("RESET", {})
         elif self.up:
             if status & Status.FEATURES_OK and not status & Status.DRIVER_OK:
@@ -162,6 +164,7 @@ class DeviceLink:
     def queue_written(self, queue: int, ready: bool) -> None:
         """The driver wrote QueueReady; 0 holds the hart until the queue is quiet."""
         if not ready:
+            self._served.discard(queue)
             self._hold("GET_BASE", {"queue": queue})
         elif self.up and self.port.status & Status.DRIVER_OK:
             for state in self.port.live_queues():
@@ -309,6 +312,7 @@ class DeviceLink:
                 "desc": self._locate(queue.desc, 16 * queue.size),
                 "avail": self._locate(queue.avail, 6 + 2 * queue.size),
                 "used": self._locate(queue.used, 6 + 8 * queue.size),
+                "fresh": queue.index not in self._served,
             }
         except ProtocolError as error:
             text = f"queue {queue.index}: {error}; the driver is at fault"
@@ -316,7 +320,12 @@ class DeviceLink:
             self.port.needs_reset()
             return
         self._request("RING_SETUP", setup)
-        self._request("RING_ENABLE", {"queue": queue.index, "enabled": True})
+
+        def enabled(body: dict[str, Any] | None) -> None:
+            if body is not None:
+                self._served.add(queue.index)
+
+        self._request("RING_ENABLE", {"queue": queue.index, "enabled": True}, enabled)
 
     def _locate(self, gpa: int, size: int) -> dict[str, int]:
         """A guest physical range as region and offset."""

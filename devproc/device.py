@@ -7,9 +7,10 @@
         def handle(self, request):
             request.write(os.urandom(request.writable))
 
-The runtime owns negotiation, rings, in-flight tables, recovery, logging, statistics and shutdown. A device owns what makes
-it that device: its number, queues and features, its configuration space, its properties (`Property`), the fields of its
-state (`State`), and what it does with a request or a register access. Everything is called on one thread.
+The runtime owns negotiation, rings, in-flight tables, recovery, logging, statistics and shutdown. A device owns what
+makes it that device: its number, queues and features, its configuration space, its properties (`Property`), the
+fields of its state (`State`), and what it does with a request or a register access. Everything is called on one
+thread.
 
 docs/write-a-device.md is the tutorial.
 """
@@ -40,7 +41,8 @@ class Queue:
 
 
 class State:
-    """One field of a device's state: what SAVE takes and LOAD gives back. Plain values only (numbers, text, bytes, lists, maps).
+    """One field of a device's state: what SAVE takes and LOAD gives back. Plain values only (numbers, text, bytes,
+    lists, maps).
 
     `count = State(0)`; on an instance, `self.count` is the value.
     """
@@ -109,12 +111,15 @@ class Device:
     def upgrade(self, version: int, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields of an older version as those of this one."""
         raise ProtocolError(
-            f"{self.id}: cannot take over state version {version}, this device writes {self.state_version}", field="version"
+            f"{self.id}: cannot take over state version {version}, this device writes {self.state_version}",
+            field="version",
         )
 
     @classmethod
     def _state_fields(cls) -> list[str]:
-        return [name for base in reversed(cls.__mro__) for name, value in vars(base).items() if isinstance(value, State)]
+        return [
+            name for base in reversed(cls.__mro__) for name, value in vars(base).items() if isinstance(value, State)
+        ]
 
 
 class VirtioDevice(Device):
@@ -136,8 +141,8 @@ class VirtioDevice(Device):
     def handle(self, request: Request) -> None:
         """Carry out one request. It is given back when this returns, unless it was deferred (`request.defer()`).
 
-        BackendError and OSError fail the request (`failed`); anything else ends the process, and a successor is handed the
-        same request again.
+        BackendError and OSError fail the request (`failed`); anything else ends the process, and a successor is
+        handed the same request again.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what to do with a request")
 
@@ -145,7 +150,8 @@ class VirtioDevice(Device):
         """The request could not be carried out: say so in the device's own way. Default: nothing more is written."""
 
     def malformed(self, request: Request) -> None:
-        """The driver built a chain that cannot be followed (`request.error`). Default: give it back with nothing written."""
+        """The driver built a chain that cannot be followed (`request.error`). Default: give it back with nothing
+        written."""
 
     def negotiated(self) -> None:
         """The driver accepted `self.driver_features`."""
@@ -158,7 +164,8 @@ class VirtioDevice(Device):
         """The driver wrote the configuration space. Default: nothing in it can be written."""
 
     def native_loop(self, engine: Any, loop: Any) -> Callable[[], int] | None:
-        """A machine-code loop that serves the queues by itself (as `devproc.loop.wait_for_work` does for `handle`), or None."""
+        """A machine-code loop that serves the queues by itself (as `devproc.loop.wait_for_work` does for `handle`),
+        or None."""
         return None
 
 

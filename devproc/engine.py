@@ -1,7 +1,8 @@
-"""The machine code of a device process: rings, control pages, the loops. Loaded from the cache, where it is after first use.
+"""The machine code of a device process: rings, control pages, the loops. Loaded from the cache, where it is after
+first use.
 
-`python -m devproc.engine` fills the cache. The keeper does so before it starts devices, so that a device process never imports
-the compiler.
+`python -m devproc.engine` fills the cache. The keeper does so before it starts devices, so that a device process
+never imports the compiler.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The device's loop, in machine code: look at the rings, stay awake a little, lie down properly.
 
-A device sleeps in poll(2) on its ZeroMQ descriptor. Between two sleeps it is *awake* (its epoch is in the control page), and
-then the core sends it nothing; so before it sleeps it must say so, put a full fence, and look at every ring again. All that
-is here, once, and the loops that serve a device natively (`devproc.blk.fast`) are built of the same pieces.
+A device sleeps in poll(2) on its ZeroMQ descriptor. Between two sleeps it is *awake* (its epoch is in the control
+page), and then the core sends it nothing; so before it sleeps it must say so, put a full fence, and look at every
+ring again. All that is here, once, and the loops that serve a device natively (`devproc.blk.fast`) are built of the
+same pieces.
 
 Staying awake by spinning pays only where a host core is free for it. The window adapts: a spin that finds work doubles
 it, one that does not halves it, down to nothing. It opens again when work keeps coming right after the loop lay down,
@@ -159,7 +160,8 @@ def loop_woken(loop: Loop) -> None:
 
 @fn
 def rest(loop: Loop) -> bool:
-    """Nothing to do: spin, then lie down. True when the loop may sleep; False when there is something to pop after all."""
+    """Nothing to do: spin, then lie down. True when the loop may sleep; False when there is something to pop after
+    all."""
     if _spin(loop):
         return False
     mine = DeviceToCore(loop.mine)

@@ -6,8 +6,8 @@
     0x08    CONTROL   bit 0: interrupt while words wait     the same
     0x0c    SPACE     how many more words fit               –
 
-All registers are 32 bits wide. Reading DATA of an empty mailbox gives 0; words written to a full one are lost. Reading DATA
-is not idempotent, and so the link carries out every access at most once.
+All registers are 32 bits wide. Reading DATA of an empty mailbox gives 0; words written to a full one are lost.
+Reading DATA is not idempotent, and so the link carries out every access at most once.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     class Mailbox(MmioDevice):
         depth = Property(int, 16, "words that the FIFO holds", minimum=1, maximum=1024)
 
-On an instance, `self.depth` is the value. Values come as text from the command line or typed from a TOML file; a wrong one
-is a ConfigError that names the property, the value and what would be right.
+On an instance, `self.depth` is the value. Values come as text from the command line or typed from a TOML file; a
+wrong one is a ConfigError that names the property, the value and what would be right.
 """
 
 from __future__ import annotations
@@ -119,8 +119,9 @@ def properties_of(cls: type) -> dict[str, Property]:
 
 
 def parse_properties(cls: type, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """All values for an instance of `cls`: those given, parsed, and the defaults. Raises ConfigError for an unknown name
-    (suggesting the right one), a wrong value, or a required one that is missing. `owner` is how the user named it."""
+    """All values for an instance of `cls`: those given, parsed, and the defaults. Raises ConfigError for an unknown
+    name (suggesting the right one), a wrong value, or a required one that is missing. `owner` is how the user named
+    it."""
     known = properties_of(cls)
     for name in given:
         if name not in known:
@@ -128,7 +129,8 @@ def parse_properties(cls: type, given: Mapping[str, Any], owner: str) -> dict[st
     missing = [name for name, prop in known.items() if prop.default is REQUIRED and name not in given]
     if missing:
         raise ConfigError(
-            f"{owner} needs {missing[0]}=…: {known[missing[0]].help}", hint=f"`--device {owner},help` lists its properties."
+            f"{owner} needs {missing[0]}=…: {known[missing[0]].help}",
+            hint=f"`--device {owner},help` lists its properties.",
         )
     return {name: prop.parse(given[name]) if name in given else prop.default for name, prop in known.items()}
 
@@ -138,7 +140,12 @@ def property_help(cls: type, owner: str) -> str:
     first = (cls.__doc__ or "").strip().split("\n")[0]
     lines = [f"{owner}: {first}" if first else owner]
     rows = [
-        (name, prop.expected(), "required" if prop.default is REQUIRED else f"default {_shown(prop.default)}", prop.help)
+        (
+            name,
+            prop.expected(),
+            "required" if prop.default is REQUIRED else f"default {_shown(prop.default)}",
+            prop.help,
+        )
         for name, prop in properties_of(cls).items()
     ]
     if not rows:

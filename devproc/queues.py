@@ -83,43 +83,58 @@ class Queues:
         """INFLIGHT: the geometry of the table. Raises ProtocolError when the segment is too small for it."""
         area = self._pages.inflight
         if area is None or queues * queue_region_size(size) > area.size:
-            raise ProtocolError(f"an in-flight table of {queues} queues of {size} was not given", field="size", value=size)
+            raise ProtocolError(
+                f"an in-flight table of {queues} queues of {size} was not given", field="size", value=size
+            )
         if queues < len(self._device.queues):
             raise ProtocolError(f"{queues} in-flight tables for {len(self._device.queues)} queues", field="queues")
         self._table_size = size
 
     def setup(self, body: dict[str, Any]) -> None:
         """RING_SETUP. The same once more is nothing new; another one needs the queue to be stopped."""
-        queue = self._queues.get(body["queue"])
+        index, setup = body["queue"], {name: value for name, value in body.items() if name != "fresh"}
+        queue = self._queues.get(index)
         if queue is not None and queue.enabled:
-            if queue.setup == body:
+            if queue.setup == setup:
                 return
-            raise ProtocolError(f"queue {body['queue']} is being served", field="queue", value=body["queue"])
-        self._queues[body["queue"]] = _Queue(dict(body), self._make_ring(body))
+            raise ProtocolError(f"queue {index} is being served", field="queue", value=index)
+        ring = self._make_ring(setup)
+        if body.get("fresh", False):
+            self._engine.ring_forget(ring.inflight)
+        self._queues[index] = _Queue(setup, ring)
 
-    def enable(self, index: int, enabled: bool) -> int:
-        """RING_ENABLE. Beginning recovers what a predecessor left; returns how many requests will come again."""
+    def begin(self, index: int) -> int:
+        """RING_ENABLE on. Recovers what a predecessor left; returns how many requests will come again."""
         queue = self._queues.get(index)
         if queue is None:
-            if enabled:
-                raise ProtocolError(f"queue {index} was never set up", field="queue", value=index)
-            return 0
-        again = 0
-        if enabled and not queue.enabled:
-            again = self._begin(queue)
-        queue.enabled = enabled
+            raise ProtocolError(f"queue {index} was never set up", field="queue", value=index)
+        again = 0 if queue.enabled else self._begin(queue)
+        queue.ring.draining = 0
+        queue.enabled = True
         self._serve_enabled()
         return again
 
-    def base(self, index: int) -> int:
-        """Where the driver's ring goes on: the next avail index of a queue that has been stopped."""
-        queue = self._queues.get(index)
-        return queue.ring.last_avail if queue is not None else 0
+    def drain(self, index: int) -> None:
+        """Take nothing new from a queue; what is in flight, here or since a predecessor, is finished."""
+        if index in self._queues:
+            self._queues[index].ring.draining = 1
+
+    def end(self, index: int) -> int:
+        """Stop serving a drained queue. Returns where the driver's ring goes on: the next avail index."""
+        if index not in self._queues:
+            return 0
+        queue = self._queues[index]
+        queue.enabled = False
+        self._serve_enabled()
+        return queue.ring.last_avail
+
+    def busy(self) -> int:
+        """Requests that this process has taken and not yet given back."""
+        return sum(queue.ring.in_flight - queue.ring.again_left for queue in self._queues.values())
 
     def in_flight(self, index: int | None = None) -> int:
-        """Requests taken and not yet given back."""
-        queues = self._queues.values() if index is None else [q for i, q in self._queues.items() if i == index]
-        return sum(queue.ring.in_flight - queue.ring.again_left for queue in queues)
+        """Requests in the in-flight table: those, and a predecessor's that have not come again yet."""
+        return sum(queue.ring.in_flight for number, queue in self._queues.items() if index in (None, number))
 
     def pause(self) -> None:
         """Serve nothing, remembering what was enabled."""
@@ -230,7 +245,9 @@ class Queues:
         if not 0 < size <= min(self._device.queues[index].size, QUEUE_SIZE_MAX) or size & (size - 1):
             raise ProtocolError(f"queue {index} cannot have {size} entries", field="size", value=size)
         if size > self._table_size:
-            raise ProtocolError(f"queue {index} has {size} entries, its in-flight table {self._table_size}", field="size")
+            raise ProtocolError(
+                f"queue {index} has {size} entries, its in-flight table {self._table_size}", field="size"
+            )
         ring = Ring(self._area.address + Loop.size() + Chain.size() + index * Ring.size())
         offset = ring.address - self._area.address
         self._view[offset : offset + Ring.size()] = bytes(Ring.size())

@@ -1,7 +1,7 @@
 """One request as a device's `handle` sees it: a chain of readable and writable buffers of guest RAM.
 
-The buffers are memory the guest shares: `views` gives them without a copy, for `os.preadv` and the like. A guest may change
-readable bytes while they are read, so what matters is read once (`read` copies).
+The buffers are memory the guest shares: `views` gives them without a copy, for `os.preadv` and the like. A guest may
+change readable bytes while they are read, so what matters is read once (`read` copies).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
                                 └────────────── RESET ──────────────┘
 
 The core replays to every new process what the driver had settled, in this order: MEM_TABLE, INFLIGHT, FEATURES_OK,
-RING_SETUP and RING_ENABLE of each queue, STATUS. Everything but MMIO may come twice. A message that its state does not allow is
-answered with an error (StateError); a request that waits for quiet (RESET, QUIESCE, GET_BASE, RING_ENABLE off) is answered
-when nothing that it concerns is in flight.
+RING_SETUP and RING_ENABLE of each queue, STATUS. Everything but MMIO may come twice. A message that its state does
+not allow is answered with an error (StateError); a request that waits for quiet (RESET, QUIESCE, GET_BASE,
+RING_ENABLE off) is answered when nothing that it concerns is in flight.
 """
 
 from __future__ import annotations
@@ -225,21 +225,24 @@ class Session:
 
     def _ring_enable(self, body: dict[str, Any], message: Message) -> dict[str, Any] | None:
         queues = self._need_queues()
-        again = queues.enable(body["queue"], body["enabled"])
+        if not body["enabled"]:
+            self._stop_queue(body["queue"], message, lambda base: {})
+            return None
+        again = queues.begin(body["queue"])
         if again:
             self.device.log(f"{self.device.id}: queue {body['queue']}: {again} requests come again", 20)
         queues.report_broken()
         if self.state is State.QUIET:
             queues.pause()
-        if body["enabled"]:
-            return {}
-        self._when_quiet(message, lambda: not queues.in_flight(body["queue"]), dict)
-        return None
+        return {}
 
     def _get_base(self, body: dict[str, Any], message: Message) -> None:
-        queues, index = self._need_queues(), body["queue"]
-        queues.enable(index, False)
-        self._when_quiet(message, lambda: not queues.in_flight(index), lambda: {"base": queues.base(index)})
+        self._stop_queue(body["queue"], message, lambda base: {"base": base})
+
+    def _stop_queue(self, index: int, message: Message, answer: Callable[[int], dict[str, Any]]) -> None:
+        queues = self._need_queues()
+        queues.drain(index)
+        self._when_quiet(message, lambda: not queues.in_flight(index), lambda: answer(queues.end(index)))
 
     def _status(self, body: dict[str, Any], message: Message) -> dict[str, Any]:
         self.status = body["status"]
@@ -276,7 +279,7 @@ class Session:
             self.state = State.OPEN
             return {}
 
-        self._when_quiet(message, lambda: queues is None or not queues.in_flight(), forget)
+        self._when_quiet(message, lambda: queues is None or not queues.busy(), forget)
 
     def _quiesce(self, body: dict[str, Any], message: Message) -> None:
         queues = self._queues
@@ -286,11 +289,10 @@ class Session:
         if queues is not None:
             queues.pause()
         self._when_quiet(
-            message, lambda: queues is None or not queues.in_flight(), lambda: {"in_flight": self._left_in_flight()}
+            message,
+            lambda: queues is None or not queues.busy(),
+            lambda: {"in_flight": queues.in_flight() if queues is not None else 0},
         )
-
-    def _left_in_flight(self) -> int:
-        return self._queues.in_flight() if self._queues is not None else 0
 
     def _resume(self, body: dict[str, Any], message: Message) -> dict[str, Any]:
         if self.state is State.QUIET:

@@ -15,9 +15,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from native.memory import Area
-
 from native import Array, Record, fn, plain, store8, u32, u64
+from native.memory import Area
 from proto.errors import ConfigError, ProtocolError
 from proto.messages import MAX_REGIONS
 

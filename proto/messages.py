@@ -299,6 +299,7 @@ _TABLE = (
             Field("desc", ADDRESS),
             Field("avail", ADDRESS),
             Field("used", ADDRESS),
+            Field("fresh", BOOL, "the driver set it up anew: forget what was in flight", optional=True),
             Field("base", U16, "next avail index; absent: from used ring and in-flight table", optional=True),
         ),
         ACKNOWLEDGED,

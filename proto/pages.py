@@ -30,7 +30,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-from native import Array, Record, acquire, addressof, atomic_add32, atomic_swap32, fence, fn, plain, relaxed, u32, u64, wrap32
+from native import (
+    Array,
+    Record,
+    acquire,
+    addressof,
+    atomic_add32,
+    atomic_swap32,
+    fence,
+    fn,
+    plain,
+    relaxed,
+    u32,
+    u64,
+    wrap32,
+)
 from proto.errors import ProtocolError
 from proto.inflight import InflightEntry, InflightHeader
 

@@ -181,6 +181,7 @@ class Ring(Record):
     indirect: u32  # VIRTIO_F_INDIRECT_DESC negotiated
     # the running state
     error: u32  # RingError
+    draining: u32  # not 0: take nothing new, only what comes again
     batch: u32  # put, not yet flushed
     counter: u64  # of the next pop
     again_from: u64  # counters from here …
@@ -214,6 +215,8 @@ def ring_has_work(ring: Ring) -> bool:
     """Would `ring_pop` find something? One load from guest memory."""
     if ring.error != 0:
         return False
+    if ring.draining != 0:
+        return ring.again_left != 0
     return ring.again_left != 0 or Avail(ring.avail).idx != ring.last_avail
 
 
@@ -224,6 +227,8 @@ def ring_pop(ring: Ring, chain: Chain) -> u32:
         return Pop.BROKEN
     if ring.again_left != 0:
         return _pop_again(ring, chain)
+    if ring.draining != 0:
+        return Pop.EMPTY
     avail = Avail(ring.avail)
     waiting: u16 = wrap16(avail.idx - ring.last_avail)
     if waiting == 0:
