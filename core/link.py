@@ -25,7 +25,7 @@ import zmq
 
 from proto.errors import BulkheadError, ProtocolError
 from proto.messages import MESSAGES, VERSION, Message, decode, encode
-from proto.pages import layout_hash
+from proto.pages import MAX_QUEUES, layout_hash
 from proto.virtio import Status
 
 ANSWER_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
@@ -113,6 +113,7 @@ class DeviceLink:
         self._owed = 0  # answers due to harts when the process is dead
         self._correlation = 0
         self._served: set[int] = set()  # queues that a device process has begun to serve since the driver set them up
+        self._eras = [0] * MAX_QUEUES  # how often the driver has stopped each queue
 
     # -- what the keeper says --------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class DeviceLink:
     def status_written(self, status: int) -> None:
         """The driver wrote the status register; 0 holds the hart until the device is quiet or dead."""
         if status == 0:
-            self._served.clear()
+            self._set_up_anew(range(MAX_QUEUES))
             self._hold("RESET", {})
         elif self.up:
             if status & Status.FEATURES_OK and not status & Status.DRIVER_OK:
@@ -164,7 +165,7 @@ class DeviceLink:
     def queue_written(self, queue: int, ready: bool) -> None:
         """The driver wrote QueueReady; 0 holds the hart until the queue is quiet."""
         if not ready:
-            self._served.discard(queue)
+            self._set_up_anew([queue])
             self._hold("GET_BASE", {"queue": queue})
         elif self.up and self.port.status & Status.DRIVER_OK:
             for state in self.port.live_queues():
@@ -321,11 +322,19 @@ class DeviceLink:
             return
         self._request("RING_SETUP", setup)
 
+        era = self._eras[queue.index]
+
         def enabled(body: dict[str, Any] | None) -> None:
-            if body is not None:
+            if body is not None and self._eras[queue.index] == era:
                 self._served.add(queue.index)
 
         self._request("RING_ENABLE", {"queue": queue.index, "enabled": True}, enabled)
+
+    def _set_up_anew(self, queues: Iterable[int]) -> None:
+        """The driver stopped these queues: the next setup is a fresh one."""
+        for queue in queues:
+            self._eras[queue] += 1
+            self._served.discard(queue)
 
     def _locate(self, gpa: int, size: int) -> dict[str, int]:
         """A guest physical range as region and offset."""

@@ -2,9 +2,9 @@
 
     offset  register  read                                  write
     0x00    DATA      the oldest word, and removes it       appends a word
-    0x04    COUNT     how many words wait                   –
+    0x04    COUNT     how many words wait                   -
     0x08    CONTROL   bit 0: interrupt while words wait     the same
-    0x0c    SPACE     how many more words fit               –
+    0x0c    SPACE     how many more words fit               -
 
 All registers are 32 bits wide. Reading DATA of an empty mailbox gives 0; words written to a full one are lost.
 Reading DATA is not idempotent, and so the link carries out every access at most once.

@@ -138,7 +138,7 @@ class GuestMemory:
             if row["region"] == region:
                 if offset % alignment or offset + size > row["size"]:
                     raise ProtocolError(
-                        f"{size} bytes at offset {offset:#x} of region {region}: outside, or not aligned to {alignment}",
+                        f"{size} bytes at offset {offset:#x} of region {region}: outside, or not aligned",
                         field="offset",
                         value=offset,
                     )
