@@ -65,6 +65,7 @@ ATTENTION_REQUEST = 2  # `requests` is not zero
 ATTENTION_REFETCH = 4  # the current pc must be translated again
 ATTENTION_WAIT = 8  # WFI
 ATTENTION_CONTROL = 16  # `control` is not zero
+ATTENTION_FENCE_I = 32  # somebody asked for a fence.i
 
 # Bits of `requests`: what other harts ask of this one, done before it runs another instruction.
 REQUEST_FLUSH_TLB = 1
@@ -246,7 +247,7 @@ class Hart(Record):
     stamps: u64 = plain()  # a u32 per page: changes when somebody else's code of the page is written
     code_generation: u64 = plain()  # address of a u64: changes with every stamp
     dirty_map: u64 = plain()  # a byte per page of RAM; 0: none
-    dma_generation: u64 = plain()  # address of a u64: changes after devices marked pages in the dirty map
+
     peers: u64 = plain()  # address of an array of u64: the harts of the machine
     peer_count: u64 = plain()
     peer_bit: u64 = plain()  # this hart's bit in the maps

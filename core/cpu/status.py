@@ -1,0 +1,99 @@
+"""Numbers of the privileged architecture 1.12: fields of mstatus and its neighbours, causes, interrupts.
+
+Names are the specification's. Nothing here has behaviour.
+"""
+
+# mstatus (3.1.6). sstatus shows those of S-mode (10.1.1).
+MSTATUS_SIE = 1 << 1
+MSTATUS_MIE = 1 << 3
+MSTATUS_SPIE = 1 << 5
+MSTATUS_UBE = 1 << 6
+MSTATUS_MPIE = 1 << 7
+MSTATUS_SPP = 1 << 8
+MSTATUS_MPP_SHIFT = 11
+MSTATUS_MPP = 3 << MSTATUS_MPP_SHIFT
+MSTATUS_FS = 3 << 13  # all ones: Dirty
+MSTATUS_MPRV = 1 << 17
+MSTATUS_SUM = 1 << 18
+MSTATUS_MXR = 1 << 19
+MSTATUS_TVM = 1 << 20
+MSTATUS_TW = 1 << 21
+MSTATUS_TSR = 1 << 22
+MSTATUS_UXL_64 = 2 << 32
+MSTATUS_SXL_64 = 2 << 34
+MSTATUS_SD = 1 << 63
+
+MSTATUS_WRITABLE = (
+    MSTATUS_SIE
+    | MSTATUS_MIE
+    | MSTATUS_SPIE
+    | MSTATUS_MPIE
+    | MSTATUS_SPP
+    | MSTATUS_MPP
+    | MSTATUS_FS
+    | MSTATUS_MPRV
+    | MSTATUS_SUM
+    | MSTATUS_MXR
+    | MSTATUS_TVM
+    | MSTATUS_TW
+    | MSTATUS_TSR
+)
+SSTATUS_WRITABLE = MSTATUS_SIE | MSTATUS_SPIE | MSTATUS_SPP | MSTATUS_FS | MSTATUS_SUM | MSTATUS_MXR
+SSTATUS_VISIBLE = SSTATUS_WRITABLE | MSTATUS_UBE | MSTATUS_UXL_64
+
+# Interrupts: bits of mip and mie (3.1.9).
+MIP_SSIP = 1 << 1
+MIP_MSIP = 1 << 3
+MIP_STIP = 1 << 5
+MIP_MTIP = 1 << 7
+MIP_SEIP = 1 << 9
+MIP_MEIP = 1 << 11
+MIP_SUPERVISOR = MIP_SSIP | MIP_STIP | MIP_SEIP
+MIP_ALL = MIP_SUPERVISOR | MIP_MSIP | MIP_MTIP | MIP_MEIP
+
+INTERRUPT = 1 << 63  # of mcause and scause
+
+# Exception codes (table 14).
+CAUSE_FETCH_MISALIGNED = 0
+CAUSE_FETCH_ACCESS = 1
+CAUSE_ILLEGAL = 2
+CAUSE_BREAKPOINT = 3
+CAUSE_LOAD_MISALIGNED = 4
+CAUSE_LOAD_ACCESS = 5
+CAUSE_STORE_MISALIGNED = 6
+CAUSE_STORE_ACCESS = 7
+CAUSE_ECALL_USER = 8
+CAUSE_ECALL_SUPERVISOR = 9
+CAUSE_ECALL_MACHINE = 11
+CAUSE_FETCH_PAGE = 12
+CAUSE_LOAD_PAGE = 13
+CAUSE_STORE_PAGE = 15
+
+MEDELEG_WRITABLE = 0xFFFF & ~(1 << 10 | 1 << CAUSE_ECALL_MACHINE | 1 << 14)
+
+# satp (10.1.11).
+SATP_MODE_SHIFT = 60
+SATP_PPN = (1 << 44) - 1
+SATP_BARE = 0
+SATP_SV39 = 8
+SATP_SV48 = 9
+
+# menvcfg, senvcfg (3.1.18, 10.1.10).
+ENVCFG_FIOM = 1 << 0
+ENVCFG_STCE = 1 << 63
+
+# mcounteren, scounteren, mcountinhibit (3.1.11, 3.1.12).
+COUNTER_CY = 1 << 0
+COUNTER_TM = 1 << 1
+COUNTER_IR = 1 << 2
+
+# pmpcfg (3.7.1).
+PMP_R = 1 << 0
+PMP_W = 1 << 1
+PMP_X = 1 << 2
+PMP_A_SHIFT = 3
+PMP_OFF = 0
+PMP_TOR = 1
+PMP_NA4 = 2
+PMP_NAPOT = 3
+PMP_L = 1 << 7
