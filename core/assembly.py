@@ -1,0 +1,185 @@
+"""One machine put together from its START packet: memory mapped, program placed, board built, harts made.
+
+What START says is checked here; what cannot be is a ConfigError that names it. Everything that must live as long as
+the machine is held by `Machine`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from core import events
+from core.board import boot, virt
+from core.board.state import UART_TX_RING, Board
+from core.cpu.engine import load_engine
+from core.cpu.machine import HartSet
+from core.link import Port, Region
+from core.ports import Pages, VirtioPort, WindowPort
+from native import Area
+from proto.channel import Packet
+from proto.errors import ConfigError, ProtocolError
+from proto.pages import PAGE_SIZE, CoreState, CoreStats, LinkMode
+
+INFLIGHT_QUEUE_SIZE = 1024  # entries a queue of the in-flight tables that the keeper makes
+SEED_BYTES = 64  # for the guest's random number generator
+
+
+class UartPort:
+    """The UART's rings, as the console wants them (`core.console.SerialPort`)."""
+
+    def __init__(self, engine: Any, board: Board) -> None:
+        self._engine = engine
+        self._board = board
+        self._buffer = Area.allocate(UART_TX_RING)
+        self._view = self._buffer.view()
+
+    def take(self, limit: int) -> bytes:
+        """Remove up to `limit` transmitted bytes."""
+        count = self._engine.uart_take(self._board, self._buffer.address, min(limit, UART_TX_RING))
+        return bytes(self._view[:count])
+
+    def give(self, data: bytes) -> int:
+        """Offer received bytes; returns how many were accepted."""
+        data = data[:UART_TX_RING]
+        self._view[: len(data)] = data
+        accepted: int = self._engine.uart_give(self._board, self._buffer.address, len(data))
+        return accepted
+
+
+@dataclass
+class Device:
+    """One device of the machine, with its port."""
+
+    name: str
+    index: int  # slot or window
+    virtio: bool
+    epoch: int
+    endpoint: str
+    port: Port
+    queue_size: int = INFLIGHT_QUEUE_SIZE
+
+
+class Machine:
+    """Everything of one running machine that is not a session."""
+
+    def __init__(self, engine: Any, description: virt.Machine, start: Packet) -> None:
+        self.engine = engine
+        self.description = description
+        self.ram = _take(start, "ram", description.memory)
+        self.dirty = _take(start, "dirty", description.memory // virt.PAGE) if "dirty" in start.fds else None
+        self.stats_area = _take(start, "stats", PAGE_SIZE)
+        self.stats = CoreStats(self.stats_area.address)
+        self.queue_area, self.queue = events.create_queue()
+        dirty = self.dirty.address if self.dirty else 0
+        self.harts = HartSet(engine, description, self.ram, dirty, self.stats)
+        self.built = virt.build_board(description, self.ram.address, self.queue.address, self.harts.addresses, dirty)
+        self.board = self.built.board
+        self.serial_port = UartPort(engine, self.board)
+        self.regions = [Region(0, virt.RAM_BASE, description.memory)]
+        self.devices: list[Device] = []
+        self.started = False
+        self._threads: list[threading.Thread] = []
+
+    def load(self, files: boot.BootFiles) -> boot.Boot:
+        """Place the program and point the harts at it."""
+        plan = boot.plan_boot(self.description, files, os.urandom(SEED_BYTES))
+        boot.place(plan, self.ram.view())
+        if plan.rom:
+            self.built.rom.view()[: len(plan.rom)] = plan.rom
+        self.harts.reset(self.built, plan)
+        return plan
+
+    def start_harts(self) -> None:
+        """Let the guest run: one thread a hart, in native code until the end."""
+        if self.started:
+            return
+        self.started = True
+        self.harts.mark_start()
+        for address in self.harts.addresses:
+            thread = threading.Thread(target=self.engine.run_hart, args=(address,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop_harts(self) -> None:
+        """End the guest and wait for its threads; they leave at their next look at `attention`."""
+        self.engine.board_stop(self.board)
+        self.harts.ask_to_exit()
+        for thread in self._threads:
+            thread.join(5.0)
+
+    def instret(self) -> int:
+        """Instructions retired by all harts."""
+        return self.harts.instret()
+
+    def publish(self, state: CoreState) -> None:
+        """Refresh the statistics page."""
+        self.harts.publish(self.stats, state)
+
+
+def assemble(start: Packet, report: Callable[[str], None]) -> Machine:
+    """The machine that START describes. Raises ConfigError; `report` is told what takes long."""
+    body = start.body
+    engine = load_engine(lambda: report("compiling"))
+    machine = Machine(engine, _describe(body), start)
+    mode = LinkMode.MESSAGES if body["machine"].get("link") == "messages" else LinkMode.WORDS
+    windows = 0
+    for device in body["devices"]:
+        pages = Pages(
+            engine,
+            _take(start, f"{device['id']}.core_to_device", PAGE_SIZE),
+            _take(start, f"{device['id']}.device_to_core", PAGE_SIZE),
+            mode,
+        )
+        virtio = device["kind"] == "virtio"
+        index = device["slot"] if virtio else windows
+        windows += not virtio
+        port = (VirtioPort if virtio else WindowPort)(engine, machine.board, index, pages)
+        machine.devices.append(Device(device["id"], index, virtio, device["epoch"], device["endpoint"], port))
+    machine.load(_files(body["machine"]))
+    return machine
+
+
+def _describe(body: dict[str, Any]) -> virt.Machine:
+    machine = body["machine"]
+    devices = body["devices"]
+    return virt.Machine(
+        memory=machine["memory"],
+        harts=machine.get("harts", 1),
+        slots=tuple(virt.Slot(device["slot"], device["id"]) for device in devices if device["kind"] == "virtio"),
+        windows=tuple(
+            virt.WindowRange(
+                device["id"], device["address"], device["size"], device["irq"], device.get("compatible", "")
+            )
+            for device in devices
+            if device["kind"] == "mmio"
+        ),
+        lockstep=machine.get("lockstep", False),
+    )
+
+
+def _files(machine: dict[str, Any]) -> boot.BootFiles:
+    return boot.BootFiles(
+        kernel=machine.get("kernel") or "",
+        initrd=machine.get("initrd") or "",
+        append=machine.get("append") or "",
+        bios=machine.get("bios") or "default",
+        boot_sector=machine.get("boot_sector"),
+    )
+
+
+def _take(start: Packet, name: str, size: int) -> Area:
+    """Map the descriptor `name` of START and close it, so that nobody can resize the memory through us."""
+    descriptor = start.fds.pop(name, None)
+    if descriptor is None:
+        raise ProtocolError(f"START brings no descriptor {name!r}", field="fds")
+    try:
+        actual = os.fstat(descriptor).st_size
+        if actual < size:
+            raise ConfigError(f"the shared segment {name!r} has {actual} bytes instead of {size}")
+        return Area.map_fd(descriptor, size, writable=True, shared=True, live_peer=True)
+    finally:
+        os.close(descriptor)
