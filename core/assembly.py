@@ -71,7 +71,7 @@ class Machine:
         self.description = description
         self.ram = _take(start, "ram", description.memory)
         self.dirty = _take(start, "dirty", description.memory // virt.PAGE) if "dirty" in start.fds else None
-        self.stats_area = _take(start, "stats", PAGE_SIZE)
+        self.stats_area = _take(start, "stats", PAGE_SIZE, live_peer=False)  # others only look
         self.stats = CoreStats(self.stats_area.address)
         self.queue_area, self.queue = events.create_queue()
         dirty = self.dirty.address if self.dirty else 0
@@ -171,7 +171,7 @@ def _files(machine: dict[str, Any]) -> boot.BootFiles:
     )
 
 
-def _take(start: Packet, name: str, size: int) -> Area:
+def _take(start: Packet, name: str, size: int, *, live_peer: bool = True) -> Area:
     """Map the descriptor `name` of START and close it, so that nobody can resize the memory through us."""
     descriptor = start.fds.pop(name, None)
     if descriptor is None:
@@ -180,6 +180,6 @@ def _take(start: Packet, name: str, size: int) -> Area:
         actual = os.fstat(descriptor).st_size
         if actual < size:
             raise ConfigError(f"the shared segment {name!r} has {actual} bytes instead of {size}")
-        return Area.map_fd(descriptor, size, writable=True, shared=True, live_peer=True)
+        return Area.map_fd(descriptor, size, writable=True, shared=True, live_peer=live_peer)
     finally:
         os.close(descriptor)
