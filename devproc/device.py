@@ -163,7 +163,7 @@ class VirtioDevice(Device):
     def config_written(self, offset: int, data: bytes) -> None:
         """The driver wrote the configuration space. Default: nothing in it can be written."""
 
-    def native_loop(self, engine: Any, loop: Any) -> Callable[[], int] | None:
+    def native_loop(self, engine: Any, queues: Any) -> Callable[[], int] | None:
         """A machine-code loop that serves the queues by itself (as `devproc.loop.wait_for_work` does for `handle`),
         or None."""
         return None

@@ -1,0 +1,59 @@
+"""Entry of a device process: `python -m devproc.main`, started by the keeper with a channel.
+
+START comes first and says everything; READY answers it once the device has opened what it needs and said HELLO to the
+core, FAILED when that cannot be, with a sentence and a hint for the user. The exit status is 0 after STOP or when the
+keeper has gone, 1 otherwise. Whatever else ends the process is a crash, and the traceback is on standard error: the
+device's log.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from proto.channel import Channel
+from proto.errors import BulkheadError, ChannelClosed, ProtocolError
+
+START_DEADLINE = 60.0  # seconds; a spare waits longer, and is told so by then
+ORPHAN_STATUS = 0
+
+
+def main() -> int:
+    """Be one device until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the client
+    try:
+        channel = Channel.from_environment()
+        start = channel.recv()
+    except ChannelClosed:
+        return ORPHAN_STATUS
+    except BulkheadError as error:
+        print(f"device: {error.describe()}", file=sys.stderr)
+        return 1
+    try:
+        if start.kind != "START":
+            raise ProtocolError(f"{start.kind} instead of START", field="kind")
+        runtime = _begin(channel, start)
+    except BulkheadError as error:
+        channel.send("FAILED", {"error": error.message, "hint": error.hint})
+        return 1
+    signal.signal(signal.SIGTERM, lambda *_: setattr(runtime, "stopping", True))
+    channel.send("READY", {"pid": os.getpid()})
+    try:
+        runtime.run()
+    except BulkheadError as error:
+        channel.send("FAILED", {"error": error.message, "hint": error.hint})
+        return 1
+    runtime.close()
+    return 0
+
+
+def _begin(channel: Channel, start):  # type: ignore[no-untyped-def]
+    from devproc.registry import make_device  # after the channel: a spare process waits with little in memory
+    from devproc.runtime import Runtime
+
+    return Runtime(channel, start, make_device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""A device process from START to its end: one thread, one loop, asleep in poll(2) whenever there is nothing to do.
+
+What wakes it: a message of the core (KICK among them), a packet of the keeper (STOP, or its end-of-file), a descriptor
+that the device itself watches, and once a second the heartbeat. What is in flight when it is killed is in the in-flight
+table; nothing that matters is anywhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from devproc.device import Device, MmioDevice, VirtioDevice
+from devproc.engine import load_engine
+from devproc.loop import Reason
+from devproc.queues import Pages, Queues
+from devproc.session import Session
+from native.memory import Area
+from proto.channel import Channel, Packet
+from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ProtocolError
+from proto.memory import GuestMemory
+from proto.messages import MAX_BODY
+from proto.pages import PAGE_SIZE, DeviceToCore, check_pages
+
+__all__ = ["Runtime"]
+
+HEARTBEAT = 1.0  # seconds: an idle device shows this often that it lives
+SERVICE_NS = 1_000_000  # a busy device looks at its messages this often
+RETRY = 0.01  # seconds until a message that ZeroMQ would not take is tried again
+HIGH_WATER = 1000  # messages ZeroMQ may hold for a core that does not read
+
+
+class Runtime:
+    """The process's one object. `run` returns when the keeper said STOP or has gone."""
+
+    def __init__(self, channel: Channel, start: Packet, make_device: Callable[[Packet], Device]) -> None:
+        self.stopping = False
+        self._channel = channel
+        self._body = start.body
+        self._epoch: int = start.body["epoch"]
+        self._level: int = start.body.get("log_level", 20)
+        self._due = 0  # CALLs that ZeroMQ would not take, a bit a queue
+        self._engine = load_engine()
+        self._pages = self._map_pages(start)
+        self._memory = self._map_memory(start)
+        self.device = make_device(start)
+        self.device.log = self.log
+        self.device.start()
+        self._socket = self._connect(start.body["endpoint"])
+        self._queues = self._make_queues()
+        self._run_loop = self._choose_loop()
+        self._session = Session(
+            self.device,
+            self._queues,
+            self._memory,
+            self._engine,
+            self._pages.device.address,
+            self._epoch,
+            self._send,
+        )
+        self._poll = select.poll()
+        self._poll.register(self._socket.fd, select.POLLIN)
+        self._poll.register(channel, select.POLLIN)
+        self._watched: dict[int, Callable[[], None]] = {}
+        if isinstance(self.device, VirtioDevice):
+            self.device.config_changed = self._config_changed
+        if isinstance(self.device, MmioDevice):
+            self.device.set_interrupt = self._set_interrupt
+            self._set_interrupt(False)
+
+    def run(self) -> None:
+        """Say HELLO and serve. Raises ConfigError when the core refuses this process."""
+        self._session.hello(os.getpid())
+        while not self.stopping:
+            reason = self._turn()
+            timeout = 0.0
+            if reason == Reason.SLEEP:
+                timeout = RETRY if self._due else HEARTBEAT
+            self._wait(timeout)
+            self._session.settle()
+            if self._session.refused is not None:
+                raise ConfigError(f"the core refused {self.device.id}: {self._session.refused}")
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call `ready` whenever the descriptor can be read."""
+        self._watched[fd] = ready
+        self._poll.register(fd, select.POLLIN)
+
+    def close(self) -> None:
+        """An orderly end: what was taken is finished, what was written is stored."""
+        self.device.stop()
+        self._socket.close(0)
+        self._context.term()
+
+    def log(self, text: str, level: int = 20) -> None:
+        """One line for the device's log, which the keeper writes."""
+        if level >= self._level:
+            self._tell("LOG", {"level": level, "text": text})
+
+    # -- one turn --------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> int:
+        """Serve the queues until there is a reason to look elsewhere."""
+        reason = self._run_loop()
+        loop = self._queues.loop if self._queues else None
+        if loop is None:
+            return reason
+        if reason == Reason.WORK:
+            self._queues.work()
+        elif reason == Reason.BROKEN:
+            self._queues.report_broken()
+        self._send_calls(loop.calls)
+        loop.calls = 0
+        return reason
+
+    def _wait(self, timeout: float) -> None:
+        """Sleep, and handle whatever came. ZeroMQ's descriptor is edge-triggered: its events are drained every time."""
+        if timeout and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            timeout = 0.0
+        for fd, _ in self._poll.poll(timeout * 1000):
+            if fd == self._channel.fileno():
+                self._from_keeper()
+            elif fd in self._watched:
+                self._watched[fd]()
+        if timeout:
+            self._woken()
+        while not self.stopping:
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._from_core(data)
+
+    def _woken(self) -> None:
+        if self._queues is not None:
+            self._engine.loop_woken(self._queues.loop)
+
+    def _from_core(self, data: bytes) -> None:
+        try:
+            self._session.receive(data)
+        except ProtocolError as error:
+            self.log(f"{self.device.id}: dropped a message: {error.describe()}", 30)
+
+    def _from_keeper(self) -> None:
+        try:
+            packet = self._channel.recv(0)
+        except DeadlineMissed:
+            return
+        except ChannelClosed:
+            self.stopping = True
+            return
+        packet.close()
+        if packet.kind == "STOP":
+            self.stopping = True
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def _send(self, data: bytes) -> bool:
+        """Never blocks: a core that does not read must not stop its devices."""
+        try:
+            self._socket.send(data, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def _send_calls(self, calls: int) -> None:
+        due, self._due = self._due | calls, 0
+        while due:
+            queue = due.bit_length() - 1
+            if not self._session.post("CALL", {"queue": queue}):
+                self._due = due
+                return
+            due &= ~(1 << queue)
+
+    def _tell(self, kind: str, body: dict[str, Any]) -> None:
+        try:
+            self._channel.send(kind, body)
+        except ChannelClosed:
+            self.stopping = True
+
+    def _broken(self, queue: int, text: str) -> None:
+        """The driver broke a queue: the core sets DEVICE_NEEDS_RESET."""
+        self.log(f"{self.device.id}: {text}", 30)
+        self._session.post("ERR", {"text": f"{self.device.id}: {text}", "queue": queue, "needs_reset": True})
+
+    def _config_changed(self) -> None:
+        device = self.device
+        assert isinstance(device, VirtioDevice)
+        device.config_generation = (device.config_generation + 1) & 0xFFFFFFFF
+        self._session.post("CONFIG_CHANGED", {"config": device.config_bytes(), "generation": device.config_generation})
+
+    def _set_interrupt(self, level: bool) -> None:
+        page = self._pages.device.address
+        if self._engine.set_irq_level(page, int(level)) and self._engine.signal_core(page, self._pages.core.address, 0):
+            self._send_calls(1)
+
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
+        self._context: zmq.Context[Any] = zmq.Context()
+        socket = self._context.socket(zmq.PAIR)
+        socket.linger = 0
+        socket.sndhwm = socket.rcvhwm = HIGH_WATER
+        socket.maxmsgsize = 2 * MAX_BODY
+        socket.connect(endpoint)
+        return socket
+
+    def _map_pages(self, start: Packet) -> Pages:
+        core = _map(start, "core_to_device", PAGE_SIZE, writable=False)
+        device = _map(start, "device_to_core", PAGE_SIZE)
+        check_pages(core.view(), device.view())
+        _write_word(device, "awake", 0)
+        _write_word(device, "epoch", self._epoch)
+        inflight = None
+        if "inflight" in start.fds:
+            inflight = _map(start, "inflight", os.fstat(start.fds["inflight"]).st_size)
+        return Pages(core, device, inflight)
+
+    def _map_memory(self, start: Packet) -> GuestMemory:
+        memory = GuestMemory()
+        for region in start.body.get("regions", []):
+            number = region["id"]
+            dirty = start.fds.pop(f"dirty{number}", None)
+            memory.map(number, _take(start, f"region{number}"), region["size"], dirty)
+        return memory
+
+    def _make_queues(self) -> Queues | None:
+        if not isinstance(self.device, VirtioDevice):
+            return None
+        return Queues(self.device, self._engine, self._memory, self._pages, self._broken)
+
+    def _choose_loop(self) -> Callable[[], int]:
+        """The device's own machine-code loop, the general one, or (no queues) the heartbeat alone."""
+        engine, queues, page = self._engine, self._queues, self._pages.device
+        if queues is None:
+            return lambda: _beat(page)
+        own = self.device.native_loop(engine, queues) if isinstance(self.device, VirtioDevice) else None
+        return own or (lambda: engine.wait_for_work(queues.loop, SERVICE_NS))
+
+
+def _map(start: Packet, name: str, size: int, *, writable: bool = True) -> Area:
+    fd = _take(start, name)
+    try:
+        if os.fstat(fd).st_size < size or size == 0:
+            raise ConfigError(f"the segment {name} is too small")
+        return Area.map_fd(fd, size, writable=writable, shared=True, live_peer=True)
+    finally:
+        os.close(fd)
+
+
+def _take(start: Packet, name: str) -> int:
+    try:
+        return start.fds.pop(name)
+    except KeyError:
+        raise ConfigError(f"START carries no descriptor {name}") from None
+
+
+def _write_word(page: Area, field: str, value: int) -> None:
+    at = DeviceToCore.offset(field)
+    page.view()[at : at + 4].cast("I")[0] = value
+
+
+def _beat(page: Area) -> int:
+    """The heartbeat of a device without queues, which is never awake."""
+    at = DeviceToCore.offset("heartbeat")
+    word = page.view()[at : at + 8].cast("Q")
+    word[0] += 1
+    return Reason.SLEEP
