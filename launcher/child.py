@@ -1,0 +1,97 @@
+"""One process that the keeper started: its pid, its pidfd, its channel, its log.
+
+A child finds its end of the channel in the environment, has no input, and writes what it prints to its log. It is
+killed by the kernel when the keeper dies (PR_SET_PDEATHSIG fires when the forking *thread* ends: the keeper has one),
+and sees end-of-file on its channel besides. Its pidfd says when it is dead, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proto.channel import ENVIRONMENT, Channel
+from proto.errors import ChannelClosed
+
+__all__ = ["Child", "module_command", "module_environment"]
+
+PR_SET_PDEATHSIG = 1
+ROOT = Path(__file__).resolve().parent.parent
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def module_command(module: str) -> list[str]:
+    """How to run a module of this project, whatever lies in the current directory."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def module_environment() -> dict[str, str]:
+    """The environment in which `module_command` finds the project, installed or not."""
+    environment = dict(os.environ)
+    if ROOT.name not in ("site-packages", "dist-packages"):
+        paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return environment
+
+
+class Child:
+    """A started process. Owned by the keeper, which alone waits for it."""
+
+    def __init__(self, id: str, module: str, log: Path) -> None:
+        """Start `python -m module`. Raises OSError when the host cannot start another process."""
+        ours, theirs = Channel.pair()
+        keeper = os.getpid()
+
+        def die_with_keeper() -> None:
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != keeper:  # it ended before the call above
+                os._exit(1)
+
+        with theirs, open(log, "ab") as output:
+            self.process = subprocess.Popen(
+                module_command(module),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                env={**module_environment(), ENVIRONMENT: str(theirs.fileno()), "PYTHONUNBUFFERED": "1"},
+                preexec_fn=die_with_keeper,
+            )
+        os.set_blocking(ours.fileno(), False)  # the keeper never waits for a child that does not read
+        self.id = id
+        self.pid = self.process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self.channel = ours
+        self.log = log
+        self.started = time.monotonic()
+        self.killed = False  # by us
+
+    def send(self, kind: str, body: Mapping[str, Any] | None = None, fds: Mapping[str, int] | None = None) -> bool:
+        """Send a packet. False when the process is gone or has stopped reading."""
+        try:
+            self.channel.send(kind, body, fds)
+        except (ChannelClosed, BlockingIOError):
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL; its death shows at the pidfd."""
+        self.killed = True
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Collect the exit status (negative: a signal) of a process whose pidfd says that it is dead, and let it go."""
+        status = self.process.wait()
+        self.channel.close()
+        os.close(self.pidfd)
+        return status

@@ -1,0 +1,80 @@
+"""The description of one machine: what the command line, a TOML file, `--dry-run`, the keeper and START packets share.
+
+Plain data. `as_dict` and `from_dict` carry it to the keeper; paths in it are absolute. What it does not say (sizes of
+control pages, endpoints, epochs) is the keeper's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["MAX_HARTS", "RAM_BASE", "VIRTIO_SLOTS", "Device", "Machine", "Serial"]
+
+RAM_BASE = 0x80000000
+VIRTIO_SLOTS = 8
+MAX_HARTS = 8
+
+
+@dataclass(frozen=True)
+class Serial:
+    """The far end of the serial line: kind is fd, pty, socket, file or none."""
+
+    kind: str = "fd"
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device process."""
+
+    id: str
+    role: str  # what `ps` shows: blk, rng, …
+    device: str  # what the device process loads: a built-in name, or PATH.py:Class
+    kind: str = "virtio"  # or mmio
+    properties: dict[str, Any] = field(default_factory=dict)
+    backend: str = ""  # URI
+
+    def describe(self) -> str:
+        """One line for people."""
+        words = [self.backend] if self.backend else []
+        words += [f"{name}={value}" for name, value in self.properties.items()]
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine. Empty strings mean "none"; `bios` is "default" (the built-in SBI), "none" or a file."""
+
+    name: str
+    memory: int  # bytes
+    harts: int = 1
+    kernel: str = ""
+    initrd: str = ""
+    append: str = ""
+    bios: str = "default"
+    boot: str = ""  # "disk": sector 0 of the first disk
+    serial: Serial = field(default_factory=Serial)
+    devices: tuple[Device, ...] = ()
+    link: str = "words"  # or messages
+    reboot: bool = True  # a reset starts the machine again; otherwise it ends it
+    detach: bool = False  # live on without the client that started it
+    guest: str = ""  # what people call what runs in it
+    verbose: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only, for a packet."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Machine:
+        """The inverse of `as_dict`."""
+        serial = Serial(**values["serial"])
+        devices = tuple(Device(**device) for device in values["devices"])
+        return cls(**{**values, "serial": serial, "devices": devices})
+
+    def slots(self) -> dict[str, int]:
+        """Which virtio-mmio slot each virtio device is in: in the order given, so that the first disk is vda."""
+        virtio = [device.id for device in self.devices if device.kind == "virtio"]
+        return {id: slot for slot, id in enumerate(virtio)}
