@@ -142,9 +142,9 @@ class WindowPort:
 
     def attach(self, hello: dict[str, Any], epoch: int) -> None:
         """A process is there; its registers must fit the window."""
-        if hello["device_id"] or not 0 < hello["mmio_size"] <= self.window.size:
+        if hello["device_id"] or not 0 < hello["mmio_size"] <= self.window.length:
             raise ProtocolError(
-                f"{hello['mmio_size']} bytes of registers in a window of {self.window.size}", field="mmio_size"
+                f"{hello['mmio_size']} bytes of registers in a window of {self.window.length}", field="mmio_size"
             )
         self.pages.open(epoch)
         self.engine.window_state(self.board, self.index, DeviceState.LIVE)

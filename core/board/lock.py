@@ -1,0 +1,66 @@
+"""Locks and waits between harts and the link thread: futexes, always with a deadline where somebody else must act.
+
+The lock is U. Drepper's three-state mutex ("Futexes Are Tricky", 2011, section 6): 0 free, 1 held, 2 held and somebody
+waits. Its critical sections are a few dozen instructions and never wait for a device.
+"""
+
+from native import Record, atomic_cas32, atomic_swap32, fn, i64, load32, local, monotonic_ns, sys, syscall, u32, u64
+
+FUTEX_WAIT_PRIVATE = sys.FUTEX_WAIT | sys.FUTEX_PRIVATE
+FUTEX_WAKE_PRIVATE = sys.FUTEX_WAKE | sys.FUTEX_PRIVATE
+EVERYBODY = 0x7FFFFFFF
+SECOND_NS = 1_000_000_000
+
+
+class Timespec(Record):
+    """struct timespec of 64-bit Linux."""
+
+    seconds: u64
+    nanoseconds: u64
+
+
+@fn
+def futex_wait(address: u64, expected: u32, timeout_ns: u64) -> None:
+    """Sleep while the word is `expected`, at most `timeout_ns`. May return early: the caller looks again."""
+    timeout = local(Timespec)
+    timeout.seconds = timeout_ns // SECOND_NS
+    timeout.nanoseconds = timeout_ns % SECOND_NS
+    syscall(sys.FUTEX, i64(address), FUTEX_WAIT_PRIVATE, i64(expected), i64(timeout.address), 0, 0)
+
+
+@fn
+def futex_wake(address: u64) -> None:
+    """Wake everybody who sleeps on the word."""
+    syscall(sys.FUTEX, i64(address), FUTEX_WAKE_PRIVATE, EVERYBODY, 0, 0, 0)
+
+
+@fn(inline=True)
+def lock(address: u64) -> None:
+    """Take the lock whose word is at `address`."""
+    if atomic_cas32(address, 0, 1) != 0:
+        lock_slow(address)
+
+
+@fn(cold=True)
+def lock_slow(address: u64) -> None:
+    """Somebody holds it: say that we wait, and sleep until it may be free."""
+    while atomic_swap32(address, 2) != 0:
+        futex_wait(address, 2, SECOND_NS)
+
+
+@fn(inline=True)
+def unlock(address: u64) -> None:
+    """Give it back, and wake who waits."""
+    if atomic_swap32(address, 0) == 2:
+        futex_wake(address)
+
+
+@fn
+def wait_for_change(address: u64, old: u32, deadline_ns: u64) -> bool:
+    """Sleep until the word is no longer `old`. False when CLOCK_MONOTONIC reached `deadline_ns` first."""
+    while load32(address) == old:
+        now = monotonic_ns()
+        if now >= deadline_ns:
+            return False
+        futex_wait(address, old, deadline_ns - now)
+    return True
