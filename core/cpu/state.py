@@ -142,12 +142,11 @@ class Hart(Record):
     # what the interpreter needs to find itself
     decode_handler: u64 = plain()  # handler of a slot not yet decoded
     cross_handler: u64 = plain()  # handler of the two sentinels after the last slot of a page
-    handlers: u64 = plain()  # table of all handlers
-    handler: Array[u64] = plain(count=12)  # the interpreter's own entry points
+    scratch: Array[Slot] = plain(count=3)  # an instruction that crosses a page, and two sentinels
 
     # machine-level CSRs (privileged ISA, chapter 3)
     privilege: u64 = plain()
-    hart_id: u64 = plain()  # mhartid
+    mhartid: u64 = plain()
     misa: u64 = plain()
     mstatus: u64 = plain()  # without SD, which is computed
     medeleg: u64 = plain()
@@ -217,17 +216,14 @@ class Hart(Record):
     # run_hart
     waiting: u64 = plain()  # 1: in WFI until an interrupt is pending
     quantum: u64 = plain()  # instructions between two calls of attend, at most 2,000
-    deadline_ns: u64 = plain()  # CLOCK_MONOTONIC of the next timer; ~0: none
-    lockstep: u64 = plain()  # 1: time is the instruction count
 
-    # statistics, and where they are published (proto.pages.HartStatistics), or 0
+    # statistics
     traps: u64 = plain()
     interrupts: u64 = plain()
     mmio: u64 = plain()
     sleeps: u64 = plain()
     slept_ns: u64 = plain()
     evictions: u64 = plain()
-    statistics: u64 = plain()
     sample_count: u64 = plain()
     samples: Array[u64] = plain(count=SAMPLES)  # pcs at the ends of budgets: a profile
 
@@ -240,6 +236,7 @@ class Hart(Record):
     activity: u32 = relaxed()
     requests_made: u64 = relaxed()
     requests_served: u64 = relaxed()
+    instret: u64 = relaxed()  # instructions retired when the hart last looked up, for others to read
 
     # shared by all harts of a machine: a byte per page of RAM, one bit a hart, then ROM
     code_map: u64 = plain(offset=0x2D00)  # the hart has decoded code of the page
