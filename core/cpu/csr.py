@@ -11,7 +11,7 @@ from core.cpu.csrs import ROW, ROW_KIND, ROW_NEEDS, ROW_OFFSET, ROW_VALUE, ROW_W
 from core.cpu.faults import raise_illegal
 from core.cpu.interrupts import look_again, pending_bits
 from core.cpu.pmp import read_pmpcfg, write_pmpaddr, write_pmpcfg
-from core.cpu.state import ATTENTION_REFETCH, MACHINE, SUPERVISOR, USER, Hart, retired
+from core.cpu.state import ATTENTION_REFETCH, MACHINE, SUPERVISOR, Hart, retired
 from core.cpu.status import (
     COUNTER_CY,
     COUNTER_IR,
@@ -79,8 +79,8 @@ def may_access(hart: Hart, csr: u64, row: u64, writes: bool) -> bool:
     elif needs == Needs.VIRTUAL_MEMORY:
         return hart.privilege == MACHINE or hart.mstatus & MSTATUS_TVM == 0
     elif needs == Needs.STCE:
-        enabled = hart.menvcfg & ENVCFG_STCE != 0 and hart.mcounteren & COUNTER_TM != 0
-        return hart.privilege == MACHINE or enabled
+        shown = hart.menvcfg & ENVCFG_STCE != 0 and hart.mcounteren & COUNTER_TM != 0
+        return hart.privilege == MACHINE or shown
     return True
 
 

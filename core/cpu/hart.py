@@ -1,8 +1,8 @@
 """The hart thread's whole life, in native code: `run_hart`. It never takes the GIL.
 
-Guest code runs in quanta: whenever the budget is spent, or `attention` is not zero, the interpreter calls `attend`, which
-does what is due between two instructions (timers, devices' calls, requests of other harts, interrupts, WFI) and says
-whether to leave guest code. WFI sleeps in a futex with an absolute deadline.
+Guest code runs in quanta: whenever the budget is spent, or `attention` is not zero, the interpreter calls `attend`,
+which does what is due between two instructions (timers, devices' calls, requests of other harts, interrupts, WFI) and
+says whether to leave guest code. WFI sleeps in a futex with an absolute deadline.
 """
 
 from core.board.hsm import hsm_wait
