@@ -25,6 +25,8 @@ from proto.errors import ConfigError, ProtocolError
 from proto.pages import PAGE_SIZE, CoreState, CoreStats, LinkMode
 
 INFLIGHT_QUEUE_SIZE = 1024  # entries a queue of the in-flight tables that the keeper makes
+WINDOW_BASE = 0x10010000  # MMIO windows of devices that are not virtio, one after the other
+WINDOW_SIZE = 0x1000
 SEED_BYTES = 64  # for the guest's random number generator
 
 
@@ -69,12 +71,12 @@ class Machine:
     def __init__(self, engine: Any, description: virt.Machine, start: Packet) -> None:
         self.engine = engine
         self.description = description
-        self.ram = _take(start, "ram", description.memory)
-        self.dirty = _take(start, "dirty", description.memory // virt.PAGE) if "dirty" in start.fds else None
+        self.ram = _take(start, "ram0", description.memory)
+        self.dirty = _take(start, "dirty0", description.memory // virt.PAGE)
         self.stats_area = _take(start, "stats", PAGE_SIZE, live_peer=False)  # others only look
         self.stats = CoreStats(self.stats_area.address)
         self.queue_area, self.queue = events.create_queue()
-        dirty = self.dirty.address if self.dirty else 0
+        dirty = self.dirty.address
         self.harts = HartSet(engine, description, self.ram, dirty, self.stats)
         self.built = virt.build_board(description, self.ram.address, self.queue.address, self.harts.addresses, dirty)
         self.board = self.built.board
@@ -146,16 +148,16 @@ def assemble(start: Packet, report: Callable[[str], None]) -> Machine:
 def _describe(body: dict[str, Any]) -> virt.Machine:
     machine = body["machine"]
     devices = body["devices"]
+    windows = [device for device in devices if device["kind"] == "mmio"]
     return virt.Machine(
         memory=machine["memory"],
         harts=machine.get("harts", 1),
         slots=tuple(virt.Slot(device["slot"], device["id"]) for device in devices if device["kind"] == "virtio"),
         windows=tuple(
             virt.WindowRange(
-                device["id"], device["address"], device["size"], device["irq"], device.get("compatible", "")
+                device["id"], WINDOW_BASE + index * WINDOW_SIZE, WINDOW_SIZE, device["irq"], f"bulkhead,{device['id']}"
             )
-            for device in devices
-            if device["kind"] == "mmio"
+            for index, device in enumerate(windows)
         ),
         lockstep=machine.get("lockstep", False),
     )
