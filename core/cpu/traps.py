@@ -152,12 +152,13 @@ def do_wfi(hart: Hart) -> None:
 
 
 @fn
-def do_sfence_vma(hart: Hart, va: u64, one_page: bool) -> None:
-    """SFENCE.VMA; there are no ASIDs, so rs2 makes no difference. mstatus.TVM makes it illegal in S-mode (10.2.1)."""
+def do_sfence_vma(hart: Hart, va: u64, rs1: u64, asid: u64, rs2: u64) -> None:
+    """SFENCE.VMA with the numbers of its registers: x0 as rs1 means every address (10.2.1). There are no ASIDs, so rs2
+    makes no difference. mstatus.TVM makes it illegal in S-mode."""
     if hart.privilege == USER or (hart.privilege == SUPERVISOR and hart.mstatus & MSTATUS_TVM != 0):
         raise_illegal(hart)
         return
-    if one_page:
+    if rs1 != 0:
         flush_page(hart, va)
     else:
         flush_translations(hart)

@@ -1,0 +1,72 @@
+"""The engine: everything a machine runs natively, as one unit of machine code.
+
+`load_engine()` gives a namespace: `engine.run_hart(hart)` is a native call that releases the GIL. The unit is the
+interpreter's handlers (IR made from the table of instructions) and the functions of core/cpu, core/board, core/virtio
+and core/events that Python calls, with all that they call. Its object is kept on disk; a warm start only maps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from core.board.hsm import enter_supervisor, supervise
+from core.board.power import board_stop
+from core.board.uart import uart_give, uart_take
+from core.board.window import window_answer, window_progress, window_state
+from core.cpu import calls
+from core.cpu.hart import reset_hart, run_hart
+from core.cpu.interpreter import interpreter_ir
+from core.cpu.signal import clear_mip, control_hart, notify_hart, release_hart, set_mip
+from core.events import may_sleep, post_event, take_event
+from core.virtio.mmio import set_config, transport_answer, transport_needs_reset, transport_poll
+from native import Unit
+from proto.pages import kick_again, open_session
+
+EXPORTS = (
+    run_hart,
+    reset_hart,
+    supervise,
+    enter_supervisor,
+    control_hart,
+    release_hart,
+    notify_hart,
+    set_mip,
+    clear_mip,
+    board_stop,
+    uart_take,
+    uart_give,
+    take_event,
+    post_event,
+    may_sleep,
+    set_config,
+    transport_answer,
+    transport_needs_reset,
+    transport_poll,
+    window_state,
+    window_answer,
+    window_progress,
+    open_session,
+    kick_again,
+)
+
+
+@cache
+def engine_unit(debug: bool = False) -> Unit:
+    """The unit. With `debug`, what would raise in the Python run stops the process with a message."""
+    return Unit(
+        "engine",
+        exports=[*EXPORTS, *calls.all_calls()],
+        ir=interpreter_ir(),
+        symbols=["handler_address", "interpret"],
+        debug=debug,
+    )
+
+
+def load_engine(compiling: Callable[[], None] | None = None) -> Any:
+    """The engine, from the cache if it is there; `compiling` is called first if it must be compiled."""
+    unit = engine_unit()
+    if compiling is not None and not unit.is_cached():
+        compiling()
+    return unit.load()
