@@ -1,9 +1,9 @@
 """Platform-level interrupt controller, as on QEMU's virt: 53 sources, an M and an S context for each hart.
 
 Register map and behaviour: RISC-V Platform-Level Interrupt Controller Specification 1.0. All sources are
-level-triggered wires: a source is pending while its line is high and its gateway is open; a claim shuts the gateway, a completion opens
-it again. Context 2h is hart h's M-mode, 2h + 1 its S-mode. Registers are 32 bits wide; what is not there reads 0 and
-ignores writes.
+level-triggered wires: a source is pending while its line is high and its gateway is open; a claim shuts the gateway, a
+completion opens it again. Context 2h is hart h's M-mode, 2h + 1 its S-mode. Registers are 32 bits wide; what is not
+there reads 0 and ignores writes.
 
 Any thread may raise or lower a line; the harts concerned are told at once (`set_mip`, `notify_hart`).
 """

@@ -1,8 +1,8 @@
 """The `virt` machine: what is where, and how a description becomes a board.
 
 The addresses and interrupt numbers are those of `qemu-system-riscv64 -machine virt`, so that whatever runs there
-without PCIe, flash and fw_cfg runs here. A `Machine` says how many harts, how much RAM, which slots and windows are used;
-`memory_map` makes the region tree of it, and `build_board` the `Board` record that harts run on.
+without PCIe, flash and fw_cfg runs here. A `Machine` says how many harts, how much RAM, which slots and windows are
+used; `memory_map` makes the region tree of it, and `build_board` the `Board` record that harts run on.
 
 Slots are filled from the first (0x10001000, irq 1) unless a device asks for one; QEMU fills them from the last.
 """
