@@ -11,44 +11,29 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from core.board.hsm import enter_supervisor, supervise
-from core.board.power import board_stop
-from core.board.uart import uart_give, uart_take
-from core.board.window import window_answer, window_progress, window_state
+from core.board.exports import EXPORTS as BOARD_EXPORTS
 from core.cpu import calls
 from core.cpu.hart import reset_hart, run_hart
 from core.cpu.interpreter import interpreter_ir
 from core.cpu.signal import clear_mip, control_hart, notify_hart, release_hart, set_mip
 from core.events import may_sleep, post_event, take_event
-from core.virtio.mmio import set_config, transport_answer, transport_needs_reset, transport_poll
 from native import Unit
 from proto.pages import kick_again, open_session
 
 EXPORTS = (
     run_hart,
     reset_hart,
-    supervise,
-    enter_supervisor,
     control_hart,
     release_hart,
     notify_hart,
     set_mip,
     clear_mip,
-    board_stop,
-    uart_take,
-    uart_give,
     take_event,
     post_event,
     may_sleep,
-    set_config,
-    transport_answer,
-    transport_needs_reset,
-    transport_poll,
-    window_state,
-    window_answer,
-    window_progress,
     open_session,
     kick_again,
+    *BOARD_EXPORTS,
 )
 
 
