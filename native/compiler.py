@@ -509,7 +509,7 @@ class _Compiler:
     def operand(self, op: str, value: Expr, kind: Type, whole: ast.AST) -> Expr:
         if not is_integer(kind):
             raise self.error(whole, f"{op} is not for {type_text(kind)}")
-        if op == "&" and isinstance(value, tree.Const) and -(1 << kind.bits) <= value.value < 0:
+        if op == "&" and not kind.signed and isinstance(value, tree.Const) and -(1 << kind.bits) <= value.value < 0:
             return tree.Const(kind, value.at, kind.wrap(value.value))
         if value.type is not kind and value.type is not FLEXIBLE:
             raise self.error(whole, f"{op} of {type_text(kind)} and {type_text(value.type)}")

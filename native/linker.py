@@ -1,0 +1,295 @@
+"""From a relocatable ELF object to an image: everything the loader needs, and nothing it has to think about.
+
+An image is one run of bytes: code (with a stub for each library function called), read-only data (with the handler
+tables and the addresses the stubs jump through), and writable data. References inside it are resolved here. What is
+left to the loader is to add the load address to a list of words, and to write the addresses of library functions into
+another list. Only a fixed set of library functions is known; any other symbol, relocation or kind of section is a
+LinkError, when the unit is built.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from dataclasses import dataclass, field
+from typing import Any
+
+from native.errors import LinkError
+from native.memory import PAGE
+from native.relocations import MACHINES, Machine
+
+__all__ = ["LIBRARY", "Image", "link"]
+
+# What LLVM calls by itself, and what `native` declares: (library, names).
+LIBRARY = {
+    "libc.so.6": ("memcpy", "memmove", "memset", "memcmp", "bcmp", "clock_gettime"),
+    "libm.so.6": ("fma", "fmaf", "sqrt", "sqrtf", "trunc", "truncf"),
+    "libgcc_s.so.1": ("__udivti3", "__umodti3", "__divti3", "__modti3", "__multi3"),
+}
+_KNOWN = frozenset(name for names in LIBRARY.values() for name in names)
+
+SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS = 1, 2, 4, 8
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 1, 2, 4, 0x400
+SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
+STT_FUNC = 2
+_IGNORED = (".eh_frame",)
+
+
+@dataclass
+class Image:
+    """Code, then read-only data, then writable data, each from a page boundary on; offsets count from the start.
+
+    `content` may end before the data does: the rest is zero.
+    """
+
+    code_size: int
+    constant_size: int
+    data_size: int
+    content: bytes | memoryview
+    symbols: dict[str, int]
+    relative: array[int]  # offsets of words to which the load address is added
+    imports: list[tuple[str, int]]  # library function, offset of the word for its address
+    functions_text: bytes
+
+    @property
+    def size(self) -> int:
+        return self.code_size + self.constant_size + self.data_size
+
+    @property
+    def functions(self) -> list[tuple[str, int, int]]:
+        """Name, offset and size of every function: for profilers."""
+        return [(name, offset, size) for name, offset, size in json.loads(self.functions_text)]
+
+    def pack(self) -> bytes:
+        """As bytes, for the cache."""
+        sizes = (self.code_size, self.constant_size, self.data_size)
+        head = json.dumps({"sizes": sizes, "symbols": self.symbols, "imports": self.imports}).encode()
+        parts = (head, self.relative.tobytes(), bytes(self.content), self.functions_text)
+        return b"".join([struct.pack("<4Q", *map(len, parts)), *parts])
+
+    @classmethod
+    def unpack(cls, data: memoryview) -> Image:
+        """What `pack` made; the content is not copied."""
+        parts, at = [], 32
+        for length in struct.unpack_from("<4Q", data):
+            parts.append(data[at : at + length])
+            at += length
+        head = json.loads(bytes(parts[0]))
+        relative = array("Q")
+        relative.frombytes(parts[1])
+        imports = [(name, offset) for name, offset in head["imports"]]
+        code, constant, writable = head["sizes"]
+        return cls(code, constant, writable, parts[2], head["symbols"], relative, imports, bytes(parts[3]))
+
+
+@dataclass
+class _Section:
+    number: int
+    name: str
+    type: int
+    flags: int
+    content: bytes
+    size: int
+    info: int
+    align: int
+    offset: int = -1  # in the image
+
+
+@dataclass
+class _Symbol:
+    name: str
+    kind: int
+    section: int
+    value: int
+    size: int
+
+
+@dataclass
+class _Object:
+    """The parts of an ELF64 file that matter here."""
+
+    machine: Machine
+    sections: list[_Section]
+    symbols: list[_Symbol] = field(default_factory=list)
+
+
+def _read(data: bytes) -> _Object:
+    if data[:6] != b"\x7fELF\x02\x01" or struct.unpack_from("<H", data, 16)[0] != 1:
+        raise LinkError("not a relocatable little-endian ELF64 file")
+    number = struct.unpack_from("<H", data, 18)[0]
+    if number not in MACHINES:
+        raise LinkError(f"ELF machine {number} is not known")
+    table = struct.unpack_from("<Q", data, 40)[0]
+    entry, count, names = struct.unpack_from("<HHH", data, 58)
+    heads = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * entry) for i in range(count)]
+    strings = heads[names][4]
+    sections = []
+    for i, (name, kind, flags, _, offset, size, _, info, align, _) in enumerate(heads):
+        content = b"" if kind == SHT_NOBITS else data[offset : offset + size]
+        sections.append(_Section(i, _string(data, strings + name), kind, flags, content, size, info, max(align, 1)))
+    read = _Object(MACHINES[number], sections)
+    for i, section in enumerate(sections):
+        if section.type == SHT_SYMTAB:
+            base = heads[heads[i][6]][4]
+            for name, info, _, where, value, size in struct.iter_unpack("<IBBHQQ", section.content):
+                read.symbols.append(_Symbol(_string(data, base + name), info & 15, where, value, size))
+    return read
+
+
+def _string(data: bytes, at: int) -> str:
+    return data[at : data.index(b"\0", at)].decode()
+
+
+class _Linker:
+    def __init__(self, read: _Object) -> None:
+        self.object = read
+        self.machine = read.machine
+        self.content = bytearray()
+        self.relative: list[int] = []
+        self.imports: dict[str, int] = {}
+        self.stubs: dict[str, int] = {}
+        self.words: dict[str, int] = {}  # own symbol -> offset of the word that holds its address
+
+    def link(self) -> Image:
+        groups: list[list[_Section]] = [[], [], []]
+        for section in self.object.sections:
+            if section.flags & SHF_ALLOC and not section.name.startswith(_IGNORED) and section.size:
+                groups[self.group(section)].append(section)
+        relocations = self.relocations()
+        code_size = self.place_code(groups[0], relocations)
+        constant_size = self.place_constants(groups[1], relocations)
+        data_start = len(self.content)
+        data_size = self.place_data(groups[2])
+        self.write_stubs()
+        for section, offset, kind, symbol, addend in relocations:
+            self.relocate(section, offset, kind, symbol, addend)
+        del self.content[max([data_start, *(s.offset + s.size for s in groups[2] if s.type != SHT_NOBITS)]) :]
+        return self.image(code_size, constant_size, data_size)
+
+    def group(self, section: _Section) -> int:
+        """0 code, 1 constants, 2 writable data."""
+        if section.type not in (SHT_PROGBITS, SHT_NOBITS) or section.flags & SHF_TLS:
+            raise LinkError(f"section {section.name} of type {section.type} is not supported")
+        if section.flags & SHF_EXECINSTR:
+            return 0
+        if not section.flags & SHF_WRITE or section.name.startswith(".data.rel.ro"):
+            return 1
+        if not section.name.startswith((".data", ".bss")):
+            raise LinkError(f"section {section.name} is not supported")
+        return 2
+
+    def relocations(self) -> list[tuple[_Section, int, int, _Symbol, int]]:
+        found = []
+        for table in self.object.sections:
+            target = self.object.sections[table.info] if table.type == SHT_RELA else None
+            if target is None or not target.flags & SHF_ALLOC or target.name.startswith(_IGNORED):
+                continue
+            for offset, info, addend in struct.iter_unpack("<QQq", table.content):
+                found.append((target, offset, info & 0xFFFFFFFF, self.object.symbols[info >> 32], addend))
+        return found
+
+    def place_code(self, sections: list[_Section], relocations: list[Any]) -> int:
+        """Code, then a stub for every library function."""
+        self.put(sections)
+        for _, _, _, symbol, _ in relocations:
+            if symbol.section == SHN_UNDEF and symbol.name not in self.stubs:
+                if symbol.name not in _KNOWN:
+                    raise LinkError(f"undefined symbol {symbol.name}: not in this unit, and no known library function")
+                self.pad(16)
+                self.stubs[symbol.name] = len(self.content)
+                self.content += bytes(16)
+        return self.finish(0)
+
+    def place_constants(self, sections: list[_Section], relocations: list[Any]) -> int:
+        """Constants, then the words through which code reaches what is far away."""
+        start = len(self.content)
+        self.put(sections)
+        self.pad(8)
+        for name in self.stubs:
+            self.imports[name] = len(self.content)
+            self.content += bytes(8)
+        for _, _, kind, symbol, _ in relocations:
+            if kind in self.machine.through_word and symbol.section != SHN_UNDEF:
+                key = self.word_key(symbol)
+                if key not in self.words:
+                    self.words[key] = len(self.content)
+                    self.content += bytes(8)
+        return self.finish(start)
+
+    def word_key(self, symbol: _Symbol) -> str:
+        return f"{symbol.section}:{symbol.value}"
+
+    def place_data(self, sections: list[_Section]) -> int:
+        start = len(self.content)
+        self.put(sorted(sections, key=lambda s: s.type == SHT_NOBITS))
+        return self.finish(start)
+
+    def put(self, sections: list[_Section]) -> None:
+        for section in sections:
+            self.pad(section.align)
+            section.offset = len(self.content)
+            self.content += section.content if section.type != SHT_NOBITS else bytes(section.size)
+
+    def pad(self, align: int) -> None:
+        self.content += bytes(-len(self.content) % align)
+
+    def finish(self, start: int) -> int:
+        self.pad(PAGE)
+        return len(self.content) - start
+
+    def write_stubs(self) -> None:
+        for name, at in self.stubs.items():
+            stub = self.machine.stub(self.imports[name] - at)
+            self.content[at : at + len(stub)] = stub
+
+    def address(self, symbol: _Symbol) -> int:
+        """Where a symbol is in the image; the stub of a library function."""
+        if symbol.section == SHN_UNDEF:
+            return self.stubs[symbol.name]
+        if symbol.section in (SHN_ABS, SHN_COMMON) or self.object.sections[symbol.section].offset < 0:
+            raise LinkError(f"symbol {symbol.name} is in a section that is not supported")
+        return self.object.sections[symbol.section].offset + symbol.value
+
+    def relocate(self, section: _Section, offset: int, kind: int, symbol: _Symbol, addend: int) -> None:
+        at = section.offset + offset
+        if kind == self.machine.absolute:
+            if section.flags & SHF_EXECINSTR or symbol.section == SHN_UNDEF:
+                raise LinkError(f"absolute reference to {symbol.name} in {section.name} is not supported")
+            struct.pack_into("<Q", self.content, at, self.address(symbol) + addend)
+            self.relative.append(at)
+            return
+        if kind in self.machine.through_word:
+            own = symbol.section != SHN_UNDEF
+            value = self.words[self.word_key(symbol)] if own else self.imports[symbol.name]
+        else:
+            value = self.address(symbol)
+        apply = self.machine.relocations.get(kind)
+        if apply is None:
+            raise LinkError(f"relocation type {kind} against {symbol.name or 'a section'} in {section.name}")
+        apply(self.content, at, value + addend)
+
+    def image(self, code_size: int, constant_size: int, data_size: int) -> Image:
+        for key, at in self.words.items():
+            section, value = map(int, key.split(":"))
+            struct.pack_into("<Q", self.content, at, self.object.sections[section].offset + value)
+            self.relative.append(at)
+        symbols, functions = {}, []
+        for symbol in self.object.symbols:
+            if 0 < symbol.section < SHN_ABS and symbol.name and self.object.sections[symbol.section].offset >= 0:
+                symbols[symbol.name] = self.address(symbol)
+                if symbol.kind == STT_FUNC:
+                    functions.append((symbol.name, self.address(symbol), symbol.size))
+        imports, text = list(self.imports.items()), json.dumps(functions).encode()
+        sizes = (code_size, constant_size, data_size)
+        return Image(*sizes, bytes(self.content), symbols, array("Q", self.relative), imports, text)
+
+
+def link(data: bytes, wanted: frozenset[str]) -> Image:
+    """Link an object; `wanted` symbols must be there and are the ones the image tells of."""
+    image = _Linker(_read(data)).link()
+    missing = sorted(wanted - image.symbols.keys())
+    if missing:
+        raise LinkError(f"no such symbol in the unit: {', '.join(missing)}")
+    image.symbols = {name: image.symbols[name] for name in sorted(wanted)}
+    return image
