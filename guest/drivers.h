@@ -1,0 +1,40 @@
+// The devices as commands use them.
+#pragma once
+#include "guest.h"
+
+#define SECTOR 512UL
+#define MAX_DISKS 4
+#define DISK_TIMEOUT (60 * TIMER_HZ)
+
+struct disk_features {
+  bool flush, discard, write_zeroes, read_only;
+};
+
+struct disk_request {
+  struct { uint32_t type, reserved; uint64_t sector; } header;  // virtio 1.2, 5.2.6: what the device reads
+  struct { uint64_t sector; uint32_t sectors, flags; } range;   // … for discard and write zeroes
+  volatile uint8_t status;                                      // what it writes: 0 OK, 1 IOERR, 2 UNSUPP
+  volatile bool done;
+  void *data;
+  uint32_t size;                                                // bytes
+};
+
+enum disk_operation { DISK_READ = 0, DISK_WRITE = 1, DISK_FLUSH = 4, DISK_GET_ID = 8, DISK_DISCARD = 11, DISK_ZERO = 13 };
+
+extern int disk_count;
+
+void disks_init(void);
+uint64_t disk_sectors(int disk);
+struct disk_features disk_features(int disk);
+void disk_statistics(int disk, uint64_t *notifications, uint64_t *interrupts);
+
+// Start a request; it is done when its `done` says so, which an interrupt does. False: the queue is full.
+// Reads, writes and get-id use data and size; discard and zero use size alone; flush neither.
+bool disk_submit(int disk, struct disk_request *request, enum disk_operation operation, uint64_t sector);
+void disk_notify(int disk);  // after one or more disk_submit
+bool disk_wait(struct disk_request *request);  // false: nothing came before DISK_TIMEOUT
+// All of that for one request; 0 or the device's status, or -1 when it does not answer.
+int disk_do(int disk, enum disk_operation operation, uint64_t sector, void *data, uint32_t size);
+
+bool entropy_init(void);  // false: no such device
+uint32_t entropy_read(void *data, uint32_t size);  // bytes got; 0: none before the deadline
