@@ -419,7 +419,6 @@ _TABLE = (
 MESSAGES: dict[str, MessageType] = {row.name: row for row in _TABLE}
 _BY_NUMBER: dict[int, MessageType] = {row.number: row for row in _TABLE}
 _LIMITS: dict[str, Any] = {
-    "max_buffer_size": MAX_BODY,
     "max_str_len": MAX_TEXT * 4,
     "max_bin_len": MAX_BODY,
     "max_array_len": MAX_REGIONS,

@@ -1,7 +1,8 @@
 """Guest RAM with one virtqueue in it, built byte by byte as a driver would, for tests of the device's side.
 
-RAM is two regions that lie next to each other in guest memory (and apart in the host's), and a third behind a hole that the
-device may not write. The device's side is `ring`, `chain` and `table`; nothing of it is shared with a live process.
+RAM is two regions that lie next to each other in guest memory (and apart in the host's), and a third behind a hole
+that the device may not write. The device's side is `ring`, `chain` and `table`; nothing of it is shared with a live
+process.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class GuestRing:
                 return area, gpa - start
         raise AssertionError(f"{gpa:#x} is not memory")
 
-    def describe(self, index: int, address: int, length: int, flags: int = 0, next: int = 0, at: int = BASE + DESC) -> None:
+    def describe(
+        self, index: int, address: int, length: int, flags: int = 0, next: int = 0, at: int = BASE + DESC
+    ) -> None:
         """One descriptor of the table at guest address `at`."""
         self.put(at + 16 * index, struct.pack("<QIHH", address & 2**64 - 1, length, flags, next))
 

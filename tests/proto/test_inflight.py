@@ -109,7 +109,8 @@ def finish(guest: GuestRing, driver: Driver) -> None:
 
 
 def scenario(seed: int, executioner: Executioner, kill_at: int | None) -> int:
-    """One life: a driver, a process killed at store `kill_at`, a successor. Returns how many stores the first one made."""
+    """One life: a driver, a process killed at store `kill_at`, a successor. Returns how many stores the first one
+    made."""
     rng = random.Random(seed)
     guest = GuestRing(num=8)
     driver = Driver(guest, rng)

@@ -1,4 +1,5 @@
-"""A popped chain is what the driver put there, checked; a driver's mistake is an error of that chain or of the queue."""
+"""A popped chain is what the driver put there, checked; a driver's mistake is an error of that chain or of the
+queue."""
 
 from __future__ import annotations
 
