@@ -3,16 +3,17 @@
     python -m launcher.keeper NAME RUN_DIRECTORY SCRATCH_DIRECTORY CLIENT_FD LOCK_FD…
 
 It is started by `bulkhead run` with an inherited channel, over which it gets one packet, MACHINE (the description, and
-the descriptor of the serial line), and says STATE, RUNNING, and at the end EXIT{reason, code, error, hint}. It holds
-guest RAM, control pages and in-flight tables, so that no other process's death takes them along. One selector serves
-channels, pidfds, signals, timers and the control socket (`launcher.control`).
+the descriptor of the serial line), and says STATE, RUNNING, RESET, and at the end EXIT{reason, code, error, hint}. It
+holds guest RAM, control pages and in-flight tables, so that no other process's death takes them along. One selector
+serves channels, pidfds, signals, timers and the control socket (`launcher.control`).
 
 * A device's death is what its pidfd says, nothing else. Then its page is reset, the core is told (DEVICE dead), and a
   successor of the next epoch is started, after a back-off when they die young. The core binds the new endpoint
   (DEVICE starting → DEVICE_READY) before the successor gets its START.
 * The core's end is the machine's. So is the end of the client that started it, unless detached; SIGTERM and SIGINT;
   an order over the control socket. Everything is asked to stop, and killed when it does not within a second.
-* A guest's reset starts the whole machine again, in new memory.
+* A guest's reset starts the whole machine again, in new memory, unless the client, which has seen what the guest said
+  last, answers RESET with STOP and a reason.
 * The run directory is removed before anybody is told that the machine has ended.
 * When the keeper itself is killed, the kernel kills its children, and the next `bulkhead` command sweeps.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import logging
 import os
 import selectors
 import signal
@@ -64,6 +66,7 @@ CHANNEL_GRACE = 1.0  # seconds between a process's end-of-file and SIGKILL
 BACKOFF_FIRST = 0.05  # seconds before the second quick restart; doubles
 BACKOFF_LIMIT = 5.0
 YOUNG = 10.0  # a process that lived this long starts with a clean record
+SECTOR = 512
 LOG_TAIL = 2000  # bytes of a log that an error brings along
 
 
@@ -103,6 +106,7 @@ class Keeper:
         self.phase = "starting"  # running, resetting, ending, ended
         self.began = time.monotonic()
         self.outcome: dict[str, Any] = {}
+        self.resetting = False  # the core has ended because the guest asked for a reset
         self.core = Member("core", "core", None)
         self.devices = [Member(device.id, device.role, device) for device in machine.devices]
         self.members = {member.id: member for member in (self.core, *self.devices)}
@@ -175,6 +179,8 @@ class Keeper:
         packet.close()
         if packet.kind == "STOP":
             self.end(packet.body.get("reason", "stopped"))
+        elif packet.kind == "RESET" and self.phase in ("starting", "running"):
+            self._wind_down("resetting")
 
     def _tell(self, kind: str, **body: Any) -> None:
         if self.client is not None:
@@ -185,6 +191,7 @@ class Keeper:
 
     def _start_machine(self) -> None:
         """Make memory and start every process; the core comes first, and the devices once it listens."""
+        self.resetting = False
         memory = self.machine.memory
         self.shared = {
             "ram0": Segment(memory, "guest memory"),
@@ -221,7 +228,7 @@ class Keeper:
 
     def _start_core(self) -> None:
         assert self.core.child is not None
-        machine, slots = self.machine, self.machine.slots()
+        machine, places = self.machine, self.machine.places()
         fds = {name: segment.fd for name, segment in self.shared.items()}
         devices = []
         for member in self.devices:
@@ -230,8 +237,7 @@ class Keeper:
                 {
                     "id": member.id,
                     "kind": member.device.kind,
-                    "slot": slots.get(member.id),
-                    "irq": self._irq(member),
+                    **places[member.id],
                     "epoch": member.epoch,
                     "endpoint": self.directory.endpoint(member.id, member.epoch),
                     "queue_size": QUEUE_SIZE,
@@ -241,23 +247,17 @@ class Keeper:
                 fds[f"{member.id}.{name}"] = member.segments[name].fd
         if self.serial is not None:
             fds["serial"] = self.serial
-        body = {
+        body: dict[str, Any] = {
             "id": "core",
             "machine": {key: value for key, value in machine.as_dict().items() if key not in ("devices", "serial")},
             "devices": devices,
             "serial": {"kind": machine.serial.kind, "path": machine.serial.path},
         }
+        if machine.boot == "disk":
+            body["machine"]["boot_sector"] = _boot_sector(machine)
         if not self.core.child.send("START", body, fds):
             raise ConfigError("the core ended before it was started")
         self.core.started = True
-
-    def _irq(self, member: Member) -> int:
-        """virtio-mmio slots have interrupts 1 to 8; what is not virtio gets the ones after the UART's and the RTC's."""
-        slots = self.machine.slots()
-        if member.id in slots:
-            return 1 + slots[member.id]
-        others = [other.id for other in self.devices if other.id not in slots]
-        return 12 + others.index(member.id)
 
     def _start_device(self, member: Member) -> None:
         """Send START, once both the process and the core's endpoint are there."""
@@ -276,7 +276,7 @@ class Keeper:
             "regions": [{"id": 0, "gpa": RAM_BASE, "size": self.machine.memory}],
             "queues_max": MAX_QUEUES,
             "queue_size": QUEUE_SIZE,
-            "log_level": "DEBUG" if self.machine.verbose else "INFO",
+            "log_level": logging.DEBUG if self.machine.verbose else logging.INFO,
         }
         segments = member.segments
         with segments["core_to_device"].read_only() as core_page:
@@ -332,8 +332,12 @@ class Keeper:
         body = packet.body
         reason = body.get("reason", "error")
         if reason == "reset" and self.machine.reboot and self.phase in ("starting", "running"):
-            self._log("reset")
-            self._wind_down("resetting")
+            self._log("the guest asks for a reset")
+            self.resetting = True
+            if self.client is not None and not self.machine.detach:
+                self._tell("RESET")  # it answers RESET, or STOP with a reason
+            else:
+                self._wind_down("resetting")
             return
         extra = {"error": body["error"]} if body.get("error") else {}
         self.end(reason, int(body.get("code", 0)), instret=body.get("instret", 0), **extra)
@@ -430,6 +434,8 @@ class Keeper:
         """The core is gone without EXIT: the machine has ended with it."""
         member = self.core
         member.state = "dead"
+        if self.resetting and status == 0:
+            return  # as it should be: its client is being asked
         reason = "killed" if status == -signal.SIGKILL else "error"
         self.end(reason, error=f"the core {what}", hint=_tail(self.directory.log("core")), process="core")
 
@@ -623,6 +629,21 @@ class Keeper:
 
     def _log(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log
+
+
+def _boot_sector(machine: Machine) -> bytes:
+    """Sector 0 of the first disk, as it is now. Raises ConfigError."""
+    disk = next((device for device in machine.devices if device.backend), None)
+    if disk is None:
+        raise ConfigError("--boot disk without a disk", hint="Add one: --disk FILE")
+    scheme, _, path = disk.backend.partition(":")
+    if scheme != "file":
+        raise ConfigError(f"--boot disk cannot start from {disk.backend}", hint="The first disk must be a raw file.")
+    try:
+        with open(path, "rb") as image:
+            return image.read(SECTOR)
+    except OSError as error:
+        raise ConfigError(f"cannot open {path}: {(error.strerror or '').lower()}") from error
 
 
 def _how_it_ended(status: int) -> str:

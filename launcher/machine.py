@@ -15,6 +15,9 @@ __all__ = ["MAX_HARTS", "RAM_BASE", "VIRTIO_SLOTS", "Device", "Machine", "Serial
 RAM_BASE = 0x80000000
 VIRTIO_SLOTS = 8
 MAX_HARTS = 8
+PAGE = 4096
+WINDOW_BASE = 0x10010000  # after the virtio-mmio slots
+WINDOW_IRQ = 12
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Device:
     kind: str = "virtio"  # or mmio
     properties: dict[str, Any] = field(default_factory=dict)
     backend: str = ""  # URI
+    mmio_size: int = 0  # bytes of registers, of a device that is not virtio
+    compatible: str = ""  # the device tree's word for it
 
     def describe(self) -> str:
         """One line for people."""
@@ -74,7 +79,21 @@ class Machine:
         devices = tuple(Device(**device) for device in values["devices"])
         return cls(**{**values, "serial": serial, "devices": devices})
 
-    def slots(self) -> dict[str, int]:
-        """Which virtio-mmio slot each virtio device is in: in the order given, so that the first disk is vda."""
-        virtio = [device.id for device in self.devices if device.kind == "virtio"]
-        return {id: slot for slot, id in enumerate(virtio)}
+    def places(self) -> dict[str, dict[str, Any]]:
+        """Where the guest finds each device, by id: what START tells the core besides id and kind.
+
+        Virtio devices fill the slots in the order given, so that the first disk is vda; what is not virtio gets whole
+        pages from WINDOW_BASE on and the interrupts after the RTC's.
+        """
+        places: dict[str, dict[str, Any]] = {}
+        slot, address, irq = 0, WINDOW_BASE, WINDOW_IRQ
+        for device in self.devices:
+            if device.kind == "virtio":
+                places[device.id] = {"slot": slot, "irq": 1 + slot}
+                slot += 1
+            else:
+                size = -(-device.mmio_size // PAGE) * PAGE
+                place = {"slot": None, "irq": irq, "address": address, "size": size}
+                places[device.id] = {**place, "compatible": device.compatible}
+                address, irq = address + size, irq + 1
+        return places

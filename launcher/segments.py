@@ -85,11 +85,11 @@ def _create(size: int) -> SharedMemory:
 def _untracked() -> Iterator[None]:
     """Keep multiprocessing's resource tracker (a process of its own) out of it, where `track=False` does not yet."""
     saved = resource_tracker.register, resource_tracker.unregister
-    resource_tracker.register = resource_tracker.unregister = lambda *_: None  # type: ignore[assignment]
+    resource_tracker.register = resource_tracker.unregister = lambda *_: None
     try:
         yield
     finally:
-        resource_tracker.register, resource_tracker.unregister = saved  # type: ignore[assignment]
+        resource_tracker.register, resource_tracker.unregister = saved
 
 
 def _check_room(size: int, what: str) -> None:

@@ -20,7 +20,8 @@ __all__ = ["Command"]
 
 
 def _new_marker() -> str:
-    return f"bulkhead-{secrets.token_hex(12)}"
+    # It begins with a byte that texts do not have, so that who looks for it need not hold back the end of any line.
+    return f"\x1ebulkhead-{secrets.token_hex(12)}"
 
 
 @dataclass(frozen=True)
@@ -59,4 +60,4 @@ class Command:
     @property
     def end(self) -> re.Pattern[bytes]:
         """Matches the console's bytes from the end of the command's output on; group 1 is the exit status."""
-        return re.compile(rb"\r?\n" + re.escape(self.marker.encode()) + rb" end (\d+)\r?\n")
+        return re.compile(re.escape(self.marker.encode()) + rb" end (\d+)\r?\n")

@@ -3,8 +3,8 @@
 # the machine off. The shell sends "poweroff", "reboot" and "halt" here as the signals busybox has for them.
 #
 # What the host wants is in /run/bulkhead: "terminal" and "command" are shell scripts, "marker" is a word that cannot be
-# guessed. What the command prints stands between the lines "MARKER begin" and "MARKER end STATUS"; the status is also
-# written to the test finisher, whose code is the exit code of the whole machine.
+# guessed. What the command prints stands between "MARKER begin" on a line of its own and "MARKER end STATUS"; the status
+# is also written to the test finisher, whose code is the exit code of the whole machine.
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM=linux console
 FINISHER=0x100000 PASS=0x5555 FAIL=0x3333
 
@@ -46,7 +46,7 @@ if [ -f /run/bulkhead/command ]; then
     setsid -c sh /run/bulkhead/command <"$console" >"$console" 2>&1 &
     wait $!
     status=$?
-    printf '\n%s end %d\n' "$marker" "$status" >"$console"
+    printf '%s end %d\n' "$marker" "$status" >"$console"
     finish_with "$status"
 fi
 
