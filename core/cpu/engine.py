@@ -11,12 +11,16 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from core.board.exports import EXPORTS as BOARD_EXPORTS
+from core.board.hsm import begin_supervised
+from core.board.power import board_stop
+from core.board.uart import uart_give, uart_take
+from core.board.window import window_answer, window_progress, window_state
 from core.cpu import calls
 from core.cpu.hart import reset_hart, run_hart
-from core.cpu.interpreter import interpreter_ir
+from core.cpu.interpreter import H_CROSS, H_DECODE, interpreter_ir
 from core.cpu.signal import clear_mip, control_hart, notify_hart, release_hart, set_mip
 from core.events import may_sleep, post_event, take_event
+from core.virtio.mmio import set_config, transport_answer, transport_needs_reset, transport_poll
 from native import Unit
 from proto.pages import kick_again, open_session
 
@@ -33,7 +37,17 @@ EXPORTS = (
     may_sleep,
     open_session,
     kick_again,
-    *BOARD_EXPORTS,
+    begin_supervised,
+    board_stop,
+    uart_give,
+    uart_take,
+    set_config,
+    transport_answer,
+    transport_needs_reset,
+    transport_poll,
+    window_answer,
+    window_progress,
+    window_state,
 )
 
 
@@ -42,9 +56,10 @@ def engine_unit(debug: bool = False) -> Unit:
     """The unit. With `debug`, what would raise in the Python run stops the process with a message."""
     return Unit(
         "engine",
-        exports=[*EXPORTS, *calls.all_calls()],
+        exports=EXPORTS,
+        functions=calls.all_calls(),
         ir=interpreter_ir(),
-        symbols=["handler_address", "interpret"],
+        symbols=[H_DECODE, H_CROSS],
         debug=debug,
     )
 

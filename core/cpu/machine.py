@@ -11,7 +11,7 @@ from typing import Any
 
 from core.board.boot import Boot, Mode
 from core.board.virt import RAM_BASE, ROM_BASE, ROM_SIZE, BuiltBoard, Machine
-from core.cpu.interpreter import H_CROSS, H_DECODE, SPECIAL
+from core.cpu.interpreter import H_CROSS, H_DECODE
 from core.cpu.state import CONTROL_EXIT, CONTROL_PAUSE, PAGE_SIZE, SLOT_PAGE_SIZE, Hart, SlotPage
 from core.cpu.status import SATP_BARE, SATP_SV39
 from native import Area
@@ -51,8 +51,8 @@ class HartSet:
         hart.ram_base, hart.ram_size, hart.ram_host = RAM_BASE, self.machine.memory, ram.address
         hart.rom_base, hart.rom_size = ROM_BASE, ROM_SIZE
         hart.dirty_map = dirty_map
-        hart.decode_handler = self.engine.handler_address(SPECIAL.index(H_DECODE))
-        hart.cross_handler = self.engine.handler_address(SPECIAL.index(H_CROSS))
+        hart.decode_handler = self.engine.symbol_address(H_DECODE)
+        hart.cross_handler = self.engine.symbol_address(H_CROSS)
         hart.pool, hart.pool_pages = memory.pool.address, POOL_PAGES
         hart.pool_info, hart.code_index = memory.info.address, memory.index.address
         self._shared.connect(hart)
