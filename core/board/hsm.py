@@ -78,16 +78,6 @@ def hsm_wait(hart: Hart) -> None:
 
 
 @fn
-def begin_supervised(board: Board, entry: u64, opaque: u64, stce: bool) -> None:
-    """Power on with the built-in SBI: hart 0 begins at `entry`, the others are stopped."""
-    board.sbi.enabled = 1
-    for index in range(board.nharts):
-        supervise(Hart(board.harts[index]), stce)
-        board.sbi.harts[index].state = HsmState.STARTED if index == 0 else HsmState.STOPPED
-    enter_supervisor(Hart(board.harts[0]), entry, opaque)
-
-
-@fn
 def hart_start(board: Board, hart: Hart, number: u64, address: u64, opaque: u64) -> None:
     """9.1: a stopped hart begins at `address`."""
     if number >= u64(board.nharts):
