@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from core.board.hsm import begin_supervised
+from core.board.hsm import enter_supervisor, supervise
 from core.board.power import board_stop
 from core.board.uart import uart_give, uart_take
 from core.board.window import window_answer, window_progress, window_state
@@ -37,7 +37,8 @@ EXPORTS = (
     may_sleep,
     open_session,
     kick_again,
-    begin_supervised,
+    supervise,
+    enter_supervisor,
     board_stop,
     uart_give,
     uart_take,

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from core.board.boot import Boot, Mode
+from core.board.state import HsmState
 from core.board.virt import RAM_BASE, ROM_BASE, ROM_SIZE, BuiltBoard, Machine
 from core.cpu.interpreter import H_CROSS, H_DECODE
 from core.cpu.state import CONTROL_EXIT, CONTROL_PAUSE, PAGE_SIZE, SLOT_PAGE_SIZE, Hart, SlotPage
@@ -60,12 +61,17 @@ class HartSet:
     def reset(self, built: BuiltBoard, boot: Boot) -> None:
         """Put every hart where the program begins: all in M-mode at the boot ROM, or the first in S-mode at its entry
         and the others waiting for the built-in SBI to start them."""
-        for hart in self.harts:
+        supervisor = boot.mode is Mode.SUPERVISOR
+        built.board.sbi.enabled = int(supervisor)
+        for number, hart in enumerate(self.harts):
             hart.board = built.board.address
             hart.rom_host = built.rom.address
             self.engine.reset_hart(hart, boot.entry)
-        if boot.mode is Mode.SUPERVISOR:
-            self.engine.begin_supervised(built.board, boot.entry, boot.device_tree, self.machine.sstc)
+            if supervisor:
+                self.engine.supervise(hart, self.machine.sstc)
+                built.board.sbi.harts[number].state = HsmState.STARTED if number == 0 else HsmState.STOPPED
+        if supervisor:
+            self.engine.enter_supervisor(self.harts[0], boot.entry, boot.device_tree)
 
     def ask_to_exit(self) -> None:
         """Make every hart leave run_hart."""
