@@ -131,6 +131,7 @@ class Window(Record):
     lock: u32 = relaxed()
     base: u64
     length: u64
+    deadline_ns: u64  # how long a hart waits for an answer
     core_page: u64 = relaxed()
     device_page: u64 = relaxed()
     posted: u64 = relaxed()  # sequence number of the last access

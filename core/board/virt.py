@@ -23,6 +23,7 @@ from core.board.state import (
     Board,
     BusKind,
 )
+from core.board.window import DEADLINE_NS
 from core.virtio import mmio
 from core.virtio.transport import MAX_SLOTS, DeviceState
 from native import Area, monotonic_ns
@@ -236,6 +237,7 @@ def _fill_slots(board: Board, machine: Machine) -> None:
     for index, window in enumerate(machine.windows):
         record = board.windows[index]
         record.index, record.irq, record.base, record.length = index, window.irq, window.base, window.size
+        record.deadline_ns = DEADLINE_NS
         record.state = DeviceState.STARTING
 
 

@@ -1,7 +1,7 @@
 """MMIO of devices that are not virtio: every access goes to the device's process, in order and at most once.
 
 A window numbers its accesses from 1; harts post them under the window's lock, so the order of the numbers is the order
-of the accesses. A write is posted (the hart goes on), a read holds the hart until the answer or `READ_DEADLINE_NS`.
+of the accesses. A write is posted (the hart goes on), a read holds the hart until the answer or `deadline_ns`.
 After one missed deadline, and while no process is there, reads return all ones at once, until the next epoch begins.
 PLIC completion of the window's interrupt waits until the device has carried out the writes before it, because a level
 that falls only later would interrupt again.
@@ -15,7 +15,7 @@ from core.virtio.transport import DeviceState
 from native import addressof, atomic_add32, fn, monotonic_ns, u32, u64
 from proto.pages import CoreToDevice, DeviceToCore, take_calls
 
-READ_DEADLINE_NS = 2 * SECOND_NS
+DEADLINE_NS = 2 * SECOND_NS  # what a window begins with
 FULL_QUEUE_PAUSE_NS = 1_000_000  # between two tries to post into a full event queue
 
 
@@ -55,7 +55,7 @@ def window_read(board: Board, index: u32, offset: u64, size: u32) -> u64:
 @fn
 def wait_for_answer(board: Board, window: Window, sequence: u64) -> bool:
     """Hold the hart until access `sequence` is answered. False: deadline passed, or process or machine ended."""
-    deadline: u64 = monotonic_ns() + READ_DEADLINE_NS
+    deadline: u64 = monotonic_ns() + window.deadline_ns
     while True:
         seen: u32 = window.replied
         if window.reply_sequence == sequence:
@@ -92,7 +92,7 @@ def settle_window(board: Board, source: u32) -> None:
 @fn
 def wait_for_writes(board: Board, window: Window) -> None:
     """Hold the hart until the last posted write is done; the link thread counts `replied` up when the device calls."""
-    deadline: u64 = monotonic_ns() + READ_DEADLINE_NS
+    deadline: u64 = monotonic_ns() + window.deadline_ns
     while window.device_page != 0 and window.state == DeviceState.LIVE and window.deaf == 0 and board.stopping == 0:
         seen: u32 = window.replied
         if DeviceToCore(window.device_page).mmio_done >= window.written:

@@ -1,20 +1,45 @@
-"""A board without an engine: harts are records whose mip and attention the tests look at."""
+"""A board without an engine: harts are records whose mip and attention the tests look at.
+
+Where a test module imports native functions, each of its tests runs twice: with the functions as Python, and as machine
+code of a debug build.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import pytest
 
 from core import events
 from core.board.virt import RAM_BASE, BuiltBoard, Machine, Slot, WindowRange, build_board
 from core.cpu.state import Hart
-from native import Area
+from native import Area, Function, Unit
 
 SMALL = 1 << 20
 WINDOW = WindowRange("mydev", 0x20000000, 0x1000, 20)
+
+
+def native_functions(module: ModuleType) -> list[Function]:
+    """What a test module imports of restricted Python."""
+    return [value for value in vars(module).values() if isinstance(value, Function)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    runs = ["python", "native"] if native_functions(metafunc.module) else ["python"]
+    metafunc.parametrize("twin", runs, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the native run, replaces the functions that the test module imports by their machine code."""
+    if request.param == "native":
+        functions = native_functions(request.module)
+        unit = Unit(f"test-{request.module.__name__}", exports=functions, debug=True).load()
+        for function in functions:
+            monkeypatch.setattr(request.module, function.name, getattr(unit, function.name))
 
 
 @dataclass

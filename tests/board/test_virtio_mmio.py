@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from core.board import poll
+from core.board.poll import board_sleeps, board_tick, board_wakes
 from core.events import EventKind
 from core.virtio.mmio import (
     mmio_read,
@@ -215,7 +215,7 @@ def test_a_notification_of_a_queue_that_does_not_exist_is_ignored(device):
 
 def test_a_call_interrupts_when_a_hart_looks_and_is_acknowledged(device):
     device.call()
-    poll.board_tick(device.bench.harts[0])
+    board_tick(device.bench.harts[0])
     assert device.read(MmioRegister.InterruptStatus) == Interrupt.USED_RING
     assert device.bench.board.plic.level == IRQ_LEVEL
     device.write(MmioRegister.InterruptACK, Interrupt.USED_RING)
@@ -231,13 +231,13 @@ def test_the_line_stays_high_until_every_bit_is_acknowledged(device):
 
 def test_the_last_hart_to_sleep_says_so_and_takes_what_came_in_between(device):
     first, second = device.bench.harts
-    poll.board_wakes(first)
-    poll.board_wakes(second)
+    board_wakes(first)
+    board_wakes(second)
     assert device.core_page.awake == 1
-    poll.board_sleeps(first)
+    board_sleeps(first)
     assert device.core_page.awake == 1
     device.call()
-    poll.board_sleeps(second)
+    board_sleeps(second)
     assert device.core_page.awake == 0
     assert device.read(MmioRegister.InterruptStatus) == Interrupt.USED_RING
 
@@ -245,7 +245,7 @@ def test_the_last_hart_to_sleep_says_so_and_takes_what_came_in_between(device):
 def test_a_sleeping_core_is_called_by_message_and_a_running_one_is_not(device):
     assert signal_core(device.device_page, device.core_page, 0)
     transport_poll(device.bench.board, device.transport)
-    poll.board_wakes(device.bench.harts[0])
+    board_wakes(device.bench.harts[0])
     assert not signal_core(device.device_page, device.core_page, 0)
 
 
@@ -295,7 +295,7 @@ def test_a_call_from_before_a_reset_does_not_interrupt_after_it(device):
     device.negotiate()
     device.call()
     held(device, lambda: device.write(MmioRegister.Status, 0))
-    poll.board_tick(device.bench.harts[0])
+    board_tick(device.bench.harts[0])
     assert device.read(MmioRegister.InterruptStatus) == 0
 
 

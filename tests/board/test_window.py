@@ -7,15 +7,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.board import window
 from core.board.bus import bus_read, bus_write
 from core.board.plic import plic_read, plic_set_line, plic_write
 from core.board.state import Board
+from core.board.window import window_answer, window_progress, window_state
 from core.events import EventKind
 from core.virtio.transport import DeviceState
 from native import Area
-from proto.pages import CoreToDevice, DeviceToCore, format_core_page, format_device_page, open_session, set_irq_level
-from proto.pages import signal_core as call_core
+from proto.pages import (
+    CoreToDevice,
+    DeviceToCore,
+    format_core_page,
+    format_device_page,
+    open_session,
+    set_irq_level,
+    signal_core,
+)
 
 BASE, IRQ = 0x20000000, 20
 CLAIM_S0 = 0x201004
@@ -36,7 +43,7 @@ class Device:
         self.window.device_page = self.device_page.address
         self.device_page.epoch = 1
         open_session(self.core_page, self.device_page, 1, 0)
-        window.window_state(bench.board, 0, DeviceState.LIVE)
+        window_state(bench.board, 0, DeviceState.LIVE)
 
     @property
     def board(self) -> Board:
@@ -50,7 +57,7 @@ class Device:
 
     def set_line(self, level: int) -> None:
         set_irq_level(self.device_page, level)
-        call_core(self.device_page, self.core_page, 0)
+        signal_core(self.device_page, self.core_page, 0)
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def read_answered(device: Device, offset: int, size: int, value: int) -> int:
     while hart.is_alive():
         for kind, number, _, sequence in device.bench.events():
             assert (kind, number) == (EventKind.MMIO_READ, 0)
-            window.window_answer(device.board, 0, sequence, value)
+            window_answer(device.board, 0, sequence, value)
         hart.join(0.001)
     return result[0]
 
@@ -92,21 +99,21 @@ def test_accesses_are_numbered_and_posted_in_order(device):
     assert (device.window.posted, device.window.written) == (3, 2)
 
 
-def test_after_a_missed_deadline_reads_are_all_ones_until_the_next_epoch(device, monkeypatch):
-    monkeypatch.setattr(window, "READ_DEADLINE_NS", 1_000_000)
+def test_after_a_missed_deadline_reads_are_all_ones_until_the_next_epoch(device):
+    device.window.deadline_ns = 1_000_000
     assert device.read(0, 4) == 0xFFFFFFFF
     assert len(device.bench.events()) == 1
     assert device.read(0, 1) == 0xFF
     assert device.bench.events() == []
-    window.window_state(device.board, 0, DeviceState.LIVE)
+    window_state(device.board, 0, DeviceState.LIVE)
     assert read_answered(device, 0, 4, 5) == 5
 
 
-def test_a_late_answer_is_not_taken_for_the_next_read(device, monkeypatch):
-    monkeypatch.setattr(window, "READ_DEADLINE_NS", 1_000_000)
+def test_a_late_answer_is_not_taken_for_the_next_read(device):
+    device.window.deadline_ns = 1_000_000
     device.read(0, 4)
-    window.window_state(device.board, 0, DeviceState.LIVE)
-    window.window_answer(device.board, 0, 1, 0xBAD)
+    window_state(device.board, 0, DeviceState.LIVE)
+    window_answer(device.board, 0, 1, 0xBAD)
     assert device.read(0, 4) == 0xFFFFFFFF
 
 
@@ -116,13 +123,13 @@ def test_a_death_ends_the_wait(device):
     hart.start()
     while not device.bench.events():
         pass
-    window.window_state(device.board, 0, DeviceState.GONE)
+    window_state(device.board, 0, DeviceState.GONE)
     hart.join(5)
     assert result == [0xFFFFFFFF]
 
 
 def test_accesses_to_a_device_that_is_gone_do_not_wait(device):
-    window.window_state(device.board, 0, DeviceState.GONE)
+    window_state(device.board, 0, DeviceState.GONE)
     assert device.read(0, 8) == 0xFFFFFFFFFFFFFFFF
     device.write(0, 4, 1)
     assert device.bench.events() == []
@@ -130,10 +137,10 @@ def test_accesses_to_a_device_that_is_gone_do_not_wait(device):
 
 def test_the_interrupt_line_follows_the_device(device):
     device.set_line(1)
-    window.window_progress(device.board, 0)
+    window_progress(device.board, 0)
     assert device.board.plic.level == 1 << IRQ
     device.set_line(0)
-    window.window_progress(device.board, 0)
+    window_progress(device.board, 0)
     assert device.board.plic.level == 0
 
 
@@ -141,7 +148,7 @@ def test_completion_waits_for_the_writes_before_it(device):
     plic_write(device.board, 4 * IRQ, 1)
     plic_write(device.board, 0x2080, 1 << IRQ)
     device.set_line(1)
-    window.window_progress(device.board, 0)
+    window_progress(device.board, 0)
     assert plic_read(device.board, CLAIM_S0) == IRQ
     device.write(0, 4, 1)  # the driver clears the cause
     hart = threading.Thread(target=lambda: bus_write(device.bench.harts[0], 0xC000000 + CLAIM_S0, 4, IRQ))
@@ -150,7 +157,7 @@ def test_completion_waits_for_the_writes_before_it(device):
     assert hart.is_alive()
     device.set_line(0)
     device.device_page.mmio_done = 1
-    window.window_progress(device.board, 0)
+    window_progress(device.board, 0)
     hart.join(5)
     assert not hart.is_alive()
     assert device.bench.harts[0].mip == 0
