@@ -80,7 +80,7 @@ class Integer:
     maximum: int
 
     def check(self, value: Any, path: str) -> None:
-        if type(value) is not int:
+        if not isinstance(value, int) or isinstance(value, bool):
             raise ProtocolError(f"{path}: expected {self.name}, got {type(value).__name__}", field=path)
         if not 0 <= value <= self.maximum:
             raise ProtocolError(f"{path}: {value} is not in 0..{self.maximum}", field=path, value=value)
