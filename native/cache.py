@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["cached", "directory"]
+__all__ = ["cached", "directory", "find"]
 
 _MAGIC = b"bulkhead native 1\n"
 _DIGEST = 32
@@ -31,6 +31,17 @@ def directory() -> Path:
     """Where the cache is."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "bulkhead" / "native"
+
+
+def find(key: str) -> memoryview | None:
+    """The bytes for a key, if they are in the cache and can be trusted."""
+    place = _open_directory()
+    if place is None:
+        return None
+    try:
+        return _read(place, key)
+    finally:
+        os.close(place)
 
 
 def cached(key: str, build: Callable[[], bytes]) -> memoryview:

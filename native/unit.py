@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from native.cache import cached
+from native.cache import cached, find
 from native.errors import CompileError
 from native.failure import TAKE_FAILURE, Site, failure
 from native.function import AnyFunction, type_text
@@ -71,12 +71,16 @@ class Unit:
         self._loaded: Native | None = None
         self._lock = threading.Lock()
 
+    def is_cached(self) -> bool:
+        """Whether `load` will find it in the cache and take milliseconds."""
+        return self._loaded is not None or find(self.key()) is not None
+
     def key(self) -> str:
         """The name of the unit's image in the cache."""
         exports = sorted(f.symbol for f in self.exports.values())
         text = self._extra if isinstance(self._extra, str) else [_source(s) for s in self._sources]
         settings = (self.name, exports, sorted(self.symbols), self.debug, self.opt, self.codegen, text)
-        return unit_key([*self.exports.values(), *self.functions], *settings)
+        return f"{self.name}-{unit_key([*self.exports.values(), *self.functions], *settings)}"
 
     def ir(self) -> str:
         """The IR text, before LLVM sees it."""
@@ -106,7 +110,7 @@ class Unit:
         """Compile, or take from the cache, and map. The second call gives the same."""
         with self._lock:
             if self._loaded is None:
-                data = cached(f"{self.name}-{self.key()}", self._build)
+                data = cached(self.key(), self._build)
                 length = struct.unpack_from("<Q", data)[0]
                 sites = [Site(*entry) for entry in json.loads(bytes(data[8 : 8 + length]))]
                 self._loaded = Native(self, load_image(Image.unpack(data[8 + length :])), sites)
