@@ -1,8 +1,8 @@
 """Run the riscv-tests: `python tests/riscv_tests.py DIRECTORY [NAME...]`.
 
-DIRECTORY holds the built tests of riscv-software-src/riscv-tests (its `isa` directory, made with `make RISCV_PREFIX=…`);
-each ELF named like rv64ui-p-add is started in M-mode and ends by writing `tohost` (HTIF): 1 is a pass, anything else
-odd says which case failed. Prints a line for each failure and a count for each suite. See docs/testing.md.
+DIRECTORY holds the built tests of riscv-software-src/riscv-tests (its `isa`); each ELF named like rv64ui-p-add
+is started in M-mode and ends by writing `tohost` (HTIF): 1 is a pass, anything else odd says which case failed. Prints
+a line for each failure and a count for each suite. docs/testing.md says how to build them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.board.boot import BootFiles
 from core.board.virt import RAM_BASE, Machine
 from core.cpu.engine import load_engine
 
-TEST = re.compile(r"rv64(ui|um|ua|uf|ud|uc|mi|si)-[pv]-\w+$")
+TEST = re.compile(r"rv64(ui|um|ua|uf|ud|uc|mi|si)-[pv]-[\w-]+$")
 MEMORY = 16 << 20
 SECTION_SYMBOLS = 2  # SHT_SYMTAB
 
