@@ -4,7 +4,7 @@
 
 const char program_name[] = "mix";
 
-#define ROUNDS 700
+#define ROUNDS 2000
 #define NODES 256
 #define SIDE 32
 
