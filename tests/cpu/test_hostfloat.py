@@ -66,6 +66,25 @@ def test_results_at_the_edge_of_the_normal_range_raise_underflow_as_softfloat_do
         assert not differences(name, FAST[name].name, cases)
 
 
+@pytest.mark.parametrize("operation", ["mul", "div", "sqrt"])
+@pytest.mark.parametrize("width", [32, 64])
+def test_a_residue_below_the_smallest_subnormal_number_is_not_lost(width, operation):
+    """Factors of which only the first and last bits are set leave the smallest residue a product can have."""
+    form = OPERATIONS[f"fp{width}_mul"].form
+    source = random.Random(width)
+    cases = []
+    for exponent in range(form.emin - 2, form.emin + 3 * form.precision):
+        for _ in range(20):
+            first = (exponent // 2 + form.emax) << (form.precision - 1) | source.randrange(4)
+            second = (exponent - exponent // 2 + form.emax) << (form.precision - 1) | source.randrange(4)
+            if operation == "sqrt":
+                second = first
+            product = native_run(f"fp{width}_mul", (first, second), RNE)[0]
+            cases.append(({"mul": (first, second), "div": (product, second), "sqrt": (product,)}[operation], RNE))
+    name = f"fp{width}_{operation}"
+    assert not differences(name, FAST[name].name, cases)
+
+
 @every_shortcut
 def test_the_python_run_equals_the_native_run(name, fast):
     source = random.Random(name)
