@@ -7,10 +7,12 @@ and core/events that Python calls, with all that they call. Its object is kept o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import core.cpu
+import core.isa
 from core.board.hsm import enter_supervisor, supervise
 from core.board.power import board_stop
 from core.board.uart import uart_give, uart_take
@@ -52,22 +54,38 @@ EXPORTS = (
 )
 
 
-@cache
-def engine_unit(debug: bool = False) -> Unit:
-    """The unit. With `debug`, what would raise in the Python run stops the process with a message."""
+_loaded: dict[bool, Any] = {}
+
+
+def engine_unit(compiling: Callable[[], None] | None = None, debug: bool = False) -> Unit:
+    """The unit. `compiling` is called when it has to be compiled. With `debug`, what would raise in the Python run
+    makes the call from Python raise."""
+
+    def handlers() -> str:
+        if compiling is not None:
+            compiling()
+        return interpreter_ir()
+
     return Unit(
         "engine",
         exports=EXPORTS,
         functions=calls.all_calls(),
-        ir=interpreter_ir(),
+        ir=handlers,
+        sources=list(_sources()),
         symbols=[H_DECODE, H_CROSS],
         debug=debug,
     )
 
 
-def load_engine(compiling: Callable[[], None] | None = None) -> Any:
-    """The engine, from the cache if it is there; `compiling` is called first if it must be compiled."""
-    unit = engine_unit()
-    if compiling is not None and not unit.is_cached():
-        compiling()
-    return unit.load()
+def _sources() -> Iterator[str]:
+    """The text that the handlers are made from."""
+    for package in (core.isa, core.cpu):
+        for path in sorted(Path(package.__path__[0]).glob("*.py")):
+            yield path.read_text("utf-8")
+
+
+def load_engine(compiling: Callable[[], None] | None = None, debug: bool = False) -> Any:
+    """The engine, from the cache on disk if it is there; a process loads it once."""
+    if debug not in _loaded:
+        _loaded[debug] = engine_unit(compiling, debug).load()
+    return _loaded[debug]
