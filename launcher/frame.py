@@ -83,11 +83,9 @@ class PanicWatch:
     def feed(self, data: bytes) -> None:
         """Look at the next bytes."""
         window = self._tail + data
-        found = None
-        for found in PANIC.finditer(window):
-            pass
-        if found is not None:
-            self.message = found[0].decode(errors="replace")
+        messages = PANIC.findall(window)
+        if messages:
+            self.message = messages[-1].decode(errors="replace")
         line_start = max(window.rfind(b"\n") + 1, len(window) - 256)
         self._tail = window[line_start:]
 

@@ -40,6 +40,7 @@ from launcher.control import ControlServer
 from launcher.machine import RAM_BASE, Device, Machine
 from launcher.rundir import RunDirectory
 from launcher.segments import Segment
+from launcher.terminal import restore
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
 from proto.inflight import region_size
@@ -97,12 +98,13 @@ class Member:
 class Keeper:
     """The supervisor of one machine."""
 
-    def __init__(self, machine: Machine, directory: RunDirectory, client: Channel, serial: int | None) -> None:
+    def __init__(self, machine: Machine, directory: RunDirectory, client: Channel, fds: dict[str, int]) -> None:
         self.machine = machine
         self.directory = directory
         self.client: Channel | None = client
-        self.serial = serial
+        self.serial = fds.pop("serial", None)  # kept for the next start, after a reset
         self.serial_location = ""
+        self._terminal: tuple[int, list[Any]] | None = None
         self.phase = "starting"  # running, resetting, ending, ended
         self.began = time.monotonic()
         self.outcome: dict[str, Any] = {}
@@ -173,7 +175,8 @@ class Keeper:
             self._selector.unregister(self.client)
             self.client.close()
             self.client = None
-            if not self.machine.detach:
+            if not (self.machine.detach and self.phase == "running"):
+                self._restore_terminal()
                 self.end("killed", error="the command that started the machine is gone")
             return
         packet.close()
@@ -181,6 +184,14 @@ class Keeper:
             self.end(packet.body.get("reason", "stopped"))
         elif packet.kind == "RESET" and self.phase in ("starting", "running"):
             self._wind_down("resetting")
+
+    def restore_terminal_of_client(self, fd: int, saved: list[Any]) -> None:
+        """The client has put this terminal into raw mode: should it be killed, undo it."""
+        self._terminal = (fd, saved)
+
+    def _restore_terminal(self) -> None:
+        if self._terminal is not None and self.phase != "ended":
+            restore(*self._terminal)
 
     def _tell(self, kind: str, **body: Any) -> None:
         if self.client is not None:
@@ -673,7 +684,10 @@ def main(arguments: list[str]) -> int:
     client = Channel(socket.socket(fileno=int(client_fd)))
     try:
         packet = client.recv(START_DEADLINE)
-        keeper = Keeper(Machine.from_dict(packet.body), directory, client, packet.fds.pop("serial", None))
+        saved = packet.body.pop("terminal", None)
+        keeper = Keeper(Machine.from_dict(packet.body), directory, client, packet.fds)
+        if saved is not None:
+            keeper.restore_terminal_of_client(packet.fds["terminal"], saved)
         keeper.run()
     except ChannelClosed:  # the client ended before it had said anything
         directory.remove()

@@ -1,0 +1,240 @@
+"""`bulkhead completion SHELL`: scripts for bash, zsh and fish, made from the tables of verbs and options.
+
+They complete verbs, options, choices, files, devices, and the names of running machines and their processes, which they
+ask `bulkhead completion machines` and `bulkhead completion processes` for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import dataclass
+
+from launcher.exitcodes import ExitCode
+from launcher.verbs import VERBS, Verb
+
+__all__ = ["add_arguments", "run"]
+
+
+@dataclass(frozen=True)
+class Word:
+    """One option of a verb, as completion sees it."""
+
+    names: tuple[str, ...]
+    help: str
+    takes: str  # "" (nothing), file, device, machine, value, or choices separated by |
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("shell", metavar="SHELL", choices=tuple(_WRITERS), help="bash, zsh or fish")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The verb."""
+    print(_WRITERS[arguments.shell](), end="")
+    return ExitCode.OK
+
+
+def options_of(verb: Verb) -> list[Word]:
+    """The options of a verb."""
+    from launcher.cli import make_parser
+    from launcher.options import RUN_OPTIONS
+
+    takes = {}
+    for option in RUN_OPTIONS:
+        takes[option.long] = "" if option.kind == "flag" else "|".join(option.choices) or option.complete or "value"
+    words = []
+    for action in make_parser(verb)._actions:
+        if action.option_strings:
+            name = action.option_strings[-1]
+            known = "" if action.nargs == 0 else "machine" if name == "--machine" else takes.get(name, "value")
+            words.append(Word(tuple(action.option_strings), (action.help or "").split(";")[0].split(":")[0], known))
+    return words
+
+
+def _positional(verb: Verb) -> str:
+    """What a verb's own argument is: processes, shells, or nothing."""
+    return {"logs": "processes", "restart": "processes", "completion": "bash zsh fish"}.get(verb.name, "")
+
+
+def _machines() -> str:
+    from launcher.rundir import machines
+
+    return "".join(f"{name}\n" for name in machines())
+
+
+def _processes() -> str:
+    from launcher.control import connect, request
+    from launcher.rundir import machines
+    from proto.errors import BulkheadError
+
+    names: list[str] = []
+    for machine in machines():
+        try:
+            with connect(machine) as channel:
+                names += [row["id"] for row in request(channel, "PS")["processes"]]
+        except BulkheadError:
+            continue
+    return "".join(f"{name}\n" for name in dict.fromkeys(names))
+
+
+def _devices() -> list[str]:
+    from launcher.plan import device_names
+
+    return device_names()
+
+
+# -- bash --------------------------------------------------------------------------------------------------------------
+
+_BASH = """\
+# bash completion of bulkhead
+_bulkhead() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} i
+    COMPREPLY=()
+    if [ "$COMP_CWORD" = 1 ]; then
+        COMPREPLY=($(compgen -W "{verbs}" -- "$word"))
+        return
+    fi
+    for ((i = 2; i < COMP_CWORD; i++)); do
+        [ "${{COMP_WORDS[i]}}" = -- ] && return
+    done
+    case "$verb $before" in
+{values}
+    esac
+    case "$word" in
+    -*)
+        case $verb in
+{options}
+        esac ;;
+    *)
+        case $verb in
+{positionals}
+        esac ;;
+    esac
+}}
+complete -o default -F _bulkhead bulkhead
+"""
+
+
+def _bash() -> str:
+    values, options, positionals = [], [], []
+    for verb in VERBS:
+        words = options_of(verb)
+        names = " ".join(name for word in words for name in word.names)
+        options.append(f'        {verb.name}) COMPREPLY=($(compgen -W "{names}" -- "$word")) ;;')
+        for word in words:
+            if not word.takes:
+                continue
+            pattern = "|".join(f'"{verb.name} {name}"' for name in word.names)
+            values.append(f"    {pattern}) {_bash_value(word.takes)}; return ;;")
+        if _positional(verb):
+            positionals.append(f"        {verb.name}) {_bash_words(_positional(verb))} ;;")
+    return _BASH.format(
+        verbs=" ".join(verb.name for verb in VERBS),
+        values="\n".join(values),
+        options="\n".join(options),
+        positionals="\n".join(positionals),
+    )
+
+
+def _bash_words(what: str) -> str:
+    words = f"$(bulkhead completion {what} 2>/dev/null)" if what in ("machines", "processes") else what
+    return f'COMPREPLY=($(compgen -W "{words}" -- "$word"))'
+
+
+def _bash_value(takes: str) -> str:
+    if takes == "file":
+        return 'COMPREPLY=($(compgen -f -- "$word"))'
+    if takes == "device":
+        return f'COMPREPLY=($(compgen -W "{" ".join(_devices())} help" -- "$word") $(compgen -f -X "!*.py" -- "$word"))'
+    if takes == "machine":
+        return _bash_words("machines")
+    return _bash_words(takes.replace("|", " ")) if takes != "value" else ":"
+
+
+# -- zsh ---------------------------------------------------------------------------------------------------------------
+
+_ZSH = """\
+#compdef bulkhead
+_bulkhead_names() {{ compadd -- ${{(f)"$(bulkhead completion $1 2>/dev/null)"}} }}
+_bulkhead() {{
+    local -a verbs
+    verbs=(
+{verbs}
+    )
+    if (( CURRENT == 2 )); then
+        _describe verb verbs
+        return
+    fi
+    local verb=$words[2]
+    shift words
+    (( CURRENT-- ))
+    case $verb in
+{cases}
+    esac
+}}
+compdef _bulkhead bulkhead
+"""
+
+
+def _zsh() -> str:
+    verbs = [f"        {shlex.quote(f'{verb.name}:{verb.summary}')}" for verb in VERBS]
+    cases = []
+    for verb in VERBS:
+        specs = [_zsh_option(name, word) for word in options_of(verb) for name in word.names]
+        positional = _positional(verb)
+        if positional == "processes":
+            specs.append("'*:process:{_bulkhead_names processes}'")
+        elif positional:
+            specs.append(f"'*:shell:({positional})'")
+        cases.append(f"    {verb.name}) _arguments " + " ".join(specs) + " ;;")
+    return _ZSH.format(verbs="\n".join(verbs), cases="\n".join(cases))
+
+
+def _zsh_option(name: str, word: Word) -> str:
+    text = word.help.replace("[", "(").replace("]", ")").replace(":", "")
+    if not word.takes:
+        return shlex.quote(f"*{name}[{text}]")
+    action = {
+        "file": "_files",
+        "machine": "{_bulkhead_names machines}",
+        "device": f"({' '.join(_devices())})",
+        "value": " ",
+    }.get(word.takes, f"({word.takes.replace('|', ' ')})")
+    return shlex.quote(f"*{name}[{text}]:{word.takes.split('|')[0]}:{action}")
+
+
+# -- fish --------------------------------------------------------------------------------------------------------------
+
+
+def _fish() -> str:
+    lines = ["# fish completion of bulkhead", "complete -c bulkhead -f"]
+    for verb in VERBS:
+        lines.append(f"complete -c bulkhead -n __fish_use_subcommand -a {verb.name} -d {shlex.quote(verb.summary)}")
+        condition = shlex.quote(f"__fish_seen_subcommand_from {verb.name}")
+        for word in options_of(verb):
+            names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in word.names)
+            line = f"complete -c bulkhead -n {condition} {names} -d {shlex.quote(word.help)}"
+            lines.append(line + _fish_value(word.takes))
+        positional = _positional(verb)
+        if positional:
+            words = "(bulkhead completion processes)" if positional == "processes" else positional
+            lines.append(f"complete -c bulkhead -n {condition} -a {shlex.quote(words)}")
+    return "\n".join(lines) + "\n"
+
+
+def _fish_value(takes: str) -> str:
+    if not takes:
+        return ""
+    if takes == "file":
+        return " -r -F"
+    words = {
+        "machine": "(bulkhead completion machines)",
+        "device": " ".join(_devices()),
+        "value": "",
+    }.get(takes, takes.replace("|", " "))
+    return f" -x -a {shlex.quote(words)}" if words else " -x"
+
+
+_WRITERS = {"bash": _bash, "zsh": _zsh, "fish": _fish, "machines": _machines, "processes": _processes}

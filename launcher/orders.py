@@ -1,0 +1,68 @@
+"""`bulkhead stop` and `bulkhead restart`: orders to a running machine's keeper, and the wait until they are done."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from launcher.control import choose_machine, connect, request
+from launcher.exitcodes import ExitCode
+from proto.channel import Channel
+from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
+
+__all__ = ["restart", "restart_arguments", "stop", "stop_arguments"]
+
+STOP_DEADLINE = 10.0  # seconds
+RESTART_DEADLINE = 15.0
+PERIOD = 0.005  # seconds between two questions whether the new process serves
+
+
+def stop_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `stop`."""
+    parser.add_argument("--machine", metavar="NAME", help="the machine")
+
+
+def stop(arguments: argparse.Namespace) -> int:
+    """End a machine; returns when it is gone."""
+    name = choose_machine(arguments.machine)
+    with connect(name) as channel:
+        try:
+            channel.send("STOP")
+            while True:
+                channel.recv(STOP_DEADLINE).close()
+        except ChannelClosed:
+            return ExitCode.OK
+        except DeadlineMissed:
+            raise ConfigError(
+                f"{name} did not end within {STOP_DEADLINE:.0f} s", hint="bulkhead ps shows why"
+            ) from None
+
+
+def restart_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `restart`."""
+    parser.add_argument("id", metavar="ID", help="the device: blk0, rng0, …")
+    parser.add_argument("--machine", metavar="NAME", help="the machine")
+
+
+def restart(arguments: argparse.Namespace) -> int:
+    """Replace a device's process; returns when the new one serves."""
+    name = choose_machine(arguments.machine)
+    with connect(name) as channel:
+        began = time.monotonic()
+        epoch = request(channel, "RESTART", id=arguments.id)["epoch"]
+        row = _wait(channel, arguments.id, epoch, began + RESTART_DEADLINE)
+        took = time.monotonic() - began
+        print(f"{arguments.id} {row['pid']} serves, epoch {row['epoch']}, after {took * 1000:.0f} ms")
+    return ExitCode.OK
+
+
+def _wait(channel: Channel, id: str, epoch: int, deadline: float) -> dict[str, Any]:
+    while True:
+        row: dict[str, Any] = next(row for row in request(channel, "PS")["processes"] if row["id"] == id)
+        if row["epoch"] >= epoch and row["state"] == "running":
+            return row
+        if time.monotonic() > deadline:
+            why = f": {row['reason']}" if row["reason"] else ""
+            raise ConfigError(f"{id} is {row['state']}{why}", hint=f"See: bulkhead logs {id}")
+        time.sleep(PERIOD)

@@ -1,0 +1,318 @@
+"""From options to a machine: which guest, which images, which processes.
+
+`make_plan` decides and checks everything that can be known beforehand; `Plan.prepare` makes, in the scratch directory
+of a claimed machine, what only this run needs: the root disk's private copy and the initrd with COMMAND in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.child import module_command, module_environment
+from launcher.machine import MAX_HARTS, VIRTIO_SLOTS, Device, Machine, Serial
+from launcher.options import Given, Options
+from launcher.rundir import RunDirectory
+from launcher.specs import absolute, parse_device, parse_disk, parse_memory, parse_serial
+from launcher.suggest import did_you_mean
+from proto.errors import ConfigError
+
+__all__ = ["Plan", "describe_device", "device_names", "make_plan"]
+
+MIB = 1 << 20
+DEFAULT_MEMORY = 256 * MIB
+BUNDLED = "the bundled guest"
+DEVICE_DEADLINE = 20.0  # seconds that a device's own file may take to be imported
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass
+class Plan:
+    """A machine that could be started, and what must be made for it first."""
+
+    machine: Machine
+    name: str | None  # None: any free one
+    images: Any = None  # launcher.images.Images, of the Debian guest
+    root: str | None = None  # the file in which the root disk is kept; "" is a private copy
+    command: Any = None  # launcher.images.Command
+
+    def prepare(self, directory: RunDirectory) -> Machine:
+        """Make what this run needs and return the machine, complete. Raises ConfigError."""
+        machine = dataclasses.replace(self.machine, name=directory.name)
+        if machine.detach and machine.serial.kind == "fd":
+            machine = dataclasses.replace(machine, serial=Serial("socket", str(directory.path / "serial")))
+        if self.images is None:
+            return machine
+        try:
+            machine = self._with_root(machine, directory.scratch)
+            return self._with_command(machine, directory.scratch)
+        except OSError as error:
+            raise ConfigError(f"cannot prepare the guest: {error.strerror}: {error.filename}") from error
+
+    def _with_root(self, machine: Machine, scratch: Path) -> Machine:
+        if self.root is None:
+            return machine
+        path = Path(self.root) if self.root else scratch / "root.ext4"
+        if not path.exists():
+            self.images.copy_root(path)
+            path.chmod(0o600)
+        root = dataclasses.replace(machine.devices[0], backend=f"file:{path}")
+        return dataclasses.replace(machine, devices=(root, *machine.devices[1:]))
+
+    def _with_command(self, machine: Machine, scratch: Path) -> Machine:
+        if self.command is None:
+            return machine
+        path = scratch / "initrd"
+        shutil.copyfile(machine.initrd, path)
+        with open(path, "ab") as file:
+            file.write(self.command.archive())
+        return dataclasses.replace(machine, initrd=str(path))
+
+
+def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | None, progress: Progress) -> Plan:
+    """What `bulkhead run` was asked for. Raises ConfigError.
+
+    `command` is run in the guest ([]: none); `terminal` is the size (rows, columns) of the terminal that the guest's
+    console is, or None when it is none. Fetches the Debian guest when it is asked for and not there.
+    """
+    read = _Reader(options)
+    guest = _choose_guest(read, command)
+    images = _debian(progress) if guest == "debian" or read.text("bios") == "opensbi" else None
+    disks = [_disk(given) for given in read.items("disk")]
+    kernel, initrd, append, label, root = _program(read, guest, images)
+    if root is not None:
+        disks.insert(0, ("file:(a private copy of the root image)" if not root else f"file:{root}", None, {}))
+    detach = read.flag("detach")
+    serial = parse_serial(serial_given) if (serial_given := read.given("serial")) else Serial()
+    if detach and serial_given and serial.kind == "fd":
+        raise ConfigError(
+            "--detach leaves no terminal for --serial stdio", hint="Leave --serial out: a socket is made."
+        )
+    if command and (detach or serial.kind != "fd"):
+        raise ConfigError("the output of COMMAND comes over the serial line", hint="Leave out --serial and --detach.")
+    machine = Machine(
+        name=read.text("name") or "(the first free name)",
+        memory=parse_memory(memory) if (memory := read.given("memory")) else DEFAULT_MEMORY,
+        harts=_harts(read.given("smp")),
+        kernel=kernel,
+        initrd=initrd,
+        append=append,
+        bios=_bios(read, images),
+        boot=read.text("boot"),
+        serial=serial,
+        devices=_devices(disks, [parse_device(given) for given in read.items("device")]),
+        link=read.text("link") or "words",
+        reboot=not (read.flag("no-reboot") or command),
+        detach=detach,
+        guest=label,
+        verbose=read.flag("verbose"),
+    )
+    in_guest = None
+    if guest == "debian":
+        from launcher.images import Command
+
+        in_guest = Command(tuple(command), size=terminal)
+    return Plan(machine, read.text("name") or None, images if guest == "debian" else None, root, in_guest)
+
+
+class _Reader:
+    """Options by name, one value each unless it is a list."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def given(self, name: str) -> Given | None:
+        values = self._options.get(name)
+        return values[-1] if values else None
+
+    def items(self, name: str) -> list[Given]:
+        return self._options.get(name, [])
+
+    def text(self, name: str) -> str:
+        given = self.given(name)
+        return str(given.value) if given else ""
+
+    def flag(self, name: str) -> bool:
+        return self.given(name) is not None
+
+    def file(self, name: str) -> str:
+        """The absolute path of a file that must be there, or ""."""
+        given = self.given(name)
+        if given is None:
+            return ""
+        path = absolute(given, str(given.value))
+        if not os.path.isfile(path):
+            why = "is a directory" if os.path.isdir(path) else "no such file"
+            raise ConfigError(f"{given.source} {given.value}: {why}")
+        return path
+
+
+def _choose_guest(read: _Reader, command: list[str]) -> str:
+    """ "debian", "bundled", or "" when the user brings what to start."""
+    asked = read.text("guest")
+    bios = read.text("bios")
+    own = [name for name in ("kernel", "boot") if read.flag(name)]
+    if bios not in ("", "default", "none", "opensbi"):
+        own.append("bios")
+    if own and command:
+        raise ConfigError(f"COMMAND runs in the Debian guest, which --{own[0]} replaces", hint=f"Leave out --{own[0]}.")
+    if own:
+        if asked:
+            raise ConfigError(f"--guest {asked} and --{own[0]} exclude each other")
+        if read.flag("root"):
+            raise ConfigError("--root belongs to the Debian guest", hint="Give the disk with --disk.")
+        return ""
+    if bios == "none":
+        raise ConfigError("--bios none starts a program in M-mode: which?", hint="Give it with --kernel FILE.")
+    if command and asked == "bundled":
+        raise ConfigError("COMMAND runs in the Debian guest", hint="Leave out --guest bundled.")
+    if asked or command or read.flag("root"):
+        return asked or "debian"
+    from launcher.images import ready
+
+    return "debian" if ready() is not None else "bundled"
+
+
+def _debian(progress: Progress) -> Any:
+    from launcher.images import ensure
+
+    return ensure(progress)
+
+
+def _program(read: _Reader, guest: str, images: Any) -> tuple[str, str, str, str, str | None]:
+    """kernel, initrd, append, what people call it, and the root disk (None: no such disk; "": a private copy)."""
+    append = read.text("append")
+    if guest == "debian":
+        from launcher.images import KERNEL_COMMAND_LINE, ROOT_ON_VDA
+
+        root = absolute(given, str(given.value)) if (given := read.given("root")) else ""
+        own_initrd = read.file("initrd")
+        words = [KERNEL_COMMAND_LINE, *([] if own_initrd else [ROOT_ON_VDA]), append]
+        label = f"Debian {images.kernel_version}"
+        initrd = own_initrd or str(images.initrd)
+        return str(images.kernel), initrd, " ".join(filter(None, words)), label, None if own_initrd else root
+    if guest == "bundled":
+        from launcher.bundled import bundled_guest
+
+        return str(bundled_guest()), read.file("initrd"), append, BUNDLED, None
+    kernel = read.file("kernel")
+    started = kernel or ("sector 0 of the first disk" if read.text("boot") else read.text("bios"))
+    return kernel, read.file("initrd"), append, os.path.basename(started), None
+
+
+def _harts(given: Given | None) -> int:
+    if given is None:
+        return 1
+    try:
+        harts = int(given.value)
+    except ValueError:
+        harts = 0
+    if not 1 <= harts <= MAX_HARTS:
+        raise ConfigError(f"{given.source} {given.value}: the board has 1 to {MAX_HARTS} harts")
+    return harts
+
+
+def _bios(read: _Reader, images: Any) -> str:
+    bios = read.text("bios")
+    if bios == "opensbi":
+        return str(images.opensbi)
+    return bios if bios in ("default", "none") else read.file("bios") or "default"
+
+
+def _disk(given: Given) -> tuple[str, str | None, dict[str, Any]]:
+    uri, id, properties = parse_disk(given)
+    return uri, id, properties
+
+
+def _devices(
+    disks: list[tuple[str, str | None, dict[str, Any]]], others: list[tuple[str, str | None, dict[str, Any]]]
+) -> tuple[Device, ...]:
+    """All devices, with ids and slots. Raises ConfigError."""
+    names = _Names()
+    devices = [Device(names.take(id, "blk"), "blk", "blk", "virtio", properties, uri) for uri, id, properties in disks]
+    for spec, id, properties in others:
+        seen = describe_device(spec)
+        role = os.path.basename(spec.rpartition(":")[0]).removesuffix(".py") if ".py:" in spec else spec
+        backend = str(properties.pop("backend", ""))
+        devices.append(
+            Device(
+                names.take(id, role),
+                role,
+                spec,
+                seen["kind"],
+                properties,
+                backend,
+                seen.get("mmio_size", 0),
+                seen.get("compatible", ""),
+            )
+        )
+    virtio = sum(device.kind == "virtio" for device in devices)
+    if virtio > VIRTIO_SLOTS:
+        raise ConfigError(f"{virtio} virtio devices; the board has {VIRTIO_SLOTS} slots")
+    return tuple(devices)
+
+
+class _Names:
+    """Ids: blk0, blk1, … unless one was asked for."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, wanted: str | None, role: str) -> str:
+        if wanted in self._taken:
+            raise ConfigError(f"two devices are called {wanted}", hint="Give one of them another id=NAME.")
+        number = 0
+        while wanted is None or wanted in self._taken:
+            candidate = f"{role[:12]}{number}"
+            wanted = None if candidate in self._taken else candidate
+            number += 1
+        self._taken.add(wanted)
+        return wanted
+
+
+def device_names() -> list[str]:
+    """The devices that come with the project."""
+    from devproc.registry import DEVICES
+
+    return list(DEVICES)
+
+
+def describe_device(spec: str) -> dict[str, Any]:
+    """What `devproc.registry.describe` says of a device; a user's file is imported in a process of its own."""
+    from devproc.registry import DEVICES, describe
+
+    if ".py:" not in spec:
+        if spec not in DEVICES:
+            raise ConfigError(
+                f"there is no device {spec}{did_you_mean(spec, DEVICES)}",
+                hint=f"There are {', '.join(DEVICES)}, and your own as ./mydev.py:MyDevice.",
+            )
+        return describe(spec)
+    try:
+        answer = subprocess.run(
+            [*module_command("devproc.registry"), spec],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=module_environment(),
+            timeout=DEVICE_DEADLINE,
+            check=False,
+        )
+        lines = answer.stdout.strip().splitlines()  # the file may print something of its own first
+        seen: dict[str, Any] = json.loads(lines[-1])
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{spec}: importing it takes more than {DEVICE_DEADLINE:.0f} s") from None
+    except (IndexError, ValueError):
+        complaint = answer.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise ConfigError(f"{spec} cannot be imported: {complaint[0]}") from None
+    if "error" in seen:
+        raise ConfigError(seen["error"], hint=seen.get("hint", ""))
+    return seen

@@ -1,0 +1,171 @@
+"""`bulkhead ps`: the processes of running machines, as a table, a live table, or JSON.
+
+Pids, states and counters come from the keeper; memory and CPU time are the host's own figures (psutil). Rates are taken
+between two looks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from launcher import show
+from launcher.control import choose_machine, connect, request
+from launcher.exitcodes import ExitCode
+from launcher.rundir import machines
+from proto.channel import Channel
+from proto.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+GLANCE = 0.2  # seconds between the two looks of a single table
+PERIOD = 1.0  # seconds between two looks of a live one
+HEADER = ("ID", "ROLE", "PID", "STATE", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE", "BACKEND")
+NUMBERS = ("PID", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE")
+NONE = "-"
+STATE_COLOURS = {"running": "green", "quarantined": "red", "stuck": "red", "restarting": "yellow"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("--machine", metavar="NAME", help="only this machine")
+    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="one machine as JSON: machine, qmp, processes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The verb."""
+    if arguments.json:
+        name = choose_machine(arguments.machine)
+        with connect(name) as channel:
+            print(json.dumps(as_json(look(channel)), indent=2))
+        return ExitCode.OK
+    names = [choose_machine(arguments.machine)] if arguments.machine else machines()
+    if not names:
+        choose_machine(None)  # raises: it knows what to say
+    if arguments.watch:
+        return _watch(names)
+    for text in _tables(names):
+        print(text)
+    return ExitCode.OK
+
+
+def look(channel: Channel) -> dict[str, Any]:
+    """The keeper's answer to PS, with what the host knows of each process added, and the time of the look."""
+    seen = request(channel, "PS")
+    seen["at"] = time.monotonic()
+    for row in seen["processes"]:
+        row["memory"], row["cpu"] = _host_figures(row["pid"])
+    return seen
+
+
+def as_json(seen: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {"machine": seen["machine"], "qmp": seen.get("qmp"), "processes": seen["processes"]}
+
+
+def _host_figures(pid: int | None) -> tuple[int | None, float | None]:
+    """Bytes that only this process has, and seconds of CPU time; None for a process that is gone."""
+    import psutil
+
+    if pid is None:
+        return None, None
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return process.memory_full_info().uss, times.user + times.system
+    except psutil.Error:
+        return None, None
+
+
+def _watch(names: list[str]) -> int:
+    terminal = sys.stdout.isatty()
+    channels = {name: connect(name) for name in names}
+    before: dict[str, dict[str, Any]] = {}
+    try:
+        while channels:
+            parts = []
+            for name, channel in list(channels.items()):
+                try:
+                    now = look(channel)
+                except ConfigError:
+                    parts.append(f"machine {name} has ended")
+                    del channels[name]
+                    continue
+                parts.append(_table(before.get(name, now), now))
+                before[name] = now
+            print(("\x1b[H\x1b[J" if terminal else "") + "\n".join(parts), flush=True)
+            if channels:
+                time.sleep(PERIOD)
+    except KeyboardInterrupt:
+        pass
+    return ExitCode.OK
+
+
+def _tables(names: list[str]) -> list[str]:
+    channels = {}
+    for name in names:
+        channels[name] = connect(name)
+    before = {name: look(channel) for name, channel in channels.items()}
+    time.sleep(GLANCE)
+    texts = [_table(before[name], look(channel)) for name, channel in channels.items()]
+    for channel in channels.values():
+        channel.close()
+    return texts
+
+
+def _table(before: dict[str, Any], now: dict[str, Any]) -> str:
+    earlier = {row["id"]: row for row in before["processes"]}
+    seconds = now["at"] - before["at"]
+    rows = [_row(earlier.get(row["id"], row), row, seconds) for row in now["processes"]]
+    lines = show.table(HEADER, rows, NUMBERS)
+    colours = [None, *(STATE_COLOURS.get(row["state"]) for row in now["processes"])]
+    text = [
+        line.replace(row["state"], show.paint(row["state"], colour, sys.stdout), 1) if colour and row else line
+        for line, colour, row in zip(lines, colours, [{}, *now["processes"]], strict=True)
+    ]
+    parts = [f"machine {now['machine']}", f"{now['phase']} {_duration(now['uptime'])}"]
+    if now["phase"] == "running":
+        parts.append(f"{now['kips'] / 1000:.0f} MIPS")
+    parts.append(now["guest"])
+    if now.get("serial"):
+        parts.append(f"serial {now['serial']}")
+    return "\n".join([show.paint(" · ".join(filter(None, parts)), "bold", sys.stdout), *text])
+
+
+def _row(before: dict[str, Any], now: dict[str, Any], seconds: float) -> tuple[str, ...]:
+    device = "requests" in now
+    note = f"  ({now['reason']})" if now["reason"] and now["state"] != "running" else ""
+
+    def rate(key: str, scale: float = 1.0) -> float:
+        return (now[key] - before[key]) / scale / seconds if seconds > 0 else 0.0
+
+    same = now["pid"] == before["pid"] and now["cpu"] is not None and before["cpu"] is not None and seconds > 0
+    return (
+        now["id"],
+        now["role"],
+        _text(now["pid"]),
+        now["state"],
+        _text(now["epoch"]),
+        _text(now["restarts"]),
+        show.size(now["memory"]),
+        f"{rate('cpu', 0.01):.0f}%" if same else NONE,
+        show.si(rate("requests")) if device else NONE,
+        f"{rate('bytes', 1e6):.1f}" if device else NONE,
+        str(now["queue"]) if device else NONE,
+        (now.get("backend", "") or NONE) + note,
+    )
+
+
+def _text(value: int | None) -> str:
+    return NONE if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    shown = [f"{number}{unit}" for number, unit in parts if number][:2]
+    return "".join(shown) or "0s"

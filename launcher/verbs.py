@@ -1,0 +1,163 @@
+"""The verbs of `bulkhead`, one table: the command line, its help, completion and the documentation are made of it.
+
+A row names the function that adds the verb's arguments and the one that does it; their module is imported only when the
+verb is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.options import GROUPS, RUN_OPTIONS
+
+__all__ = ["VERBS", "Verb", "find_verb"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb. `arguments` and `action` are MODULE:FUNCTION, below this package."""
+
+    name: str
+    summary: str  # one line, for `bulkhead --help`
+    usage: str
+    action: str
+    arguments: str = ""
+    details: str = ""  # for the verb's own help
+    examples: tuple[tuple[str, str], ...] = ()
+    takes_command: bool = False  # `-- COMMAND` may follow
+    sweeps: bool = True  # removes what dead machines left before it begins
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's own arguments."""
+        if self.arguments:
+            _load(self.arguments)(parser)
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it. Returns the exit code."""
+        code: int = _load(self.action)(arguments)
+        return code
+
+
+def _load(where: str) -> Callable[..., Any]:
+    module, name = where.split(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(f"launcher.{module}"), name)
+    return loaded
+
+
+RUN_DETAILS = """\
+Starts a RISC-V machine whose devices are processes of their own. Without --kernel, --boot or firmware it
+starts the Debian guest, if `bulkhead images` has fetched it, else the bundled one. In the console Ctrl-A x
+quits and Ctrl-A h shows help. With COMMAND it boots Debian, runs COMMAND there, prints its output alone and
+exits with its status; standard input is COMMAND's (text: a pipe's end arrives as Ctrl-D).
+
+The Debian guest's root disk is a private copy that is gone afterwards: every run starts from the same
+system. What shall stay goes to a --disk, or keep the whole root with --root FILE."""
+
+VERBS = (
+    Verb(
+        "run",
+        "start a machine and be its console; or run COMMAND in Linux",
+        "bulkhead run [options] [-- COMMAND [ARGUMENT…]]",
+        "run:run",
+        "verbs:run_arguments",
+        RUN_DETAILS,
+        (
+            ("bulkhead run", "a console"),
+            ("bulkhead run -- uname -a", "one command in Linux"),
+            ("bulkhead run --disk data.img -m 512M --smp 2", "a disk of your own, as vdb"),
+            ("bulkhead run --kernel Image --append 'console=ttyS0 root=/dev/vda' --disk root.ext4", "your own Linux"),
+            ("bulkhead run --bios none --kernel program.elf", "a bare-metal program"),
+            ("bulkhead run --device ./mydev.py:MyDevice,key=value", "a device of your own"),
+        ),
+        takes_command=True,
+    ),
+    Verb(
+        "ps",
+        "show the processes of running machines",
+        "bulkhead ps [--machine NAME] [--watch] [--json]",
+        "ps:run",
+        "ps:add_arguments",
+        "MEM is what the process has for itself; guest memory counts where it is used alone: in the core.",
+        (("bulkhead ps --watch", "a live table"), ("bulkhead ps --json", "for programs")),
+    ),
+    Verb(
+        "logs",
+        "show what the processes of a machine have logged",
+        "bulkhead logs [ID] [-f] [--machine NAME]",
+        "logs:run",
+        "logs:add_arguments",
+        "ID is a process (core, blk0, …) or keeper. Logs live as long as the machine.",
+        (("bulkhead logs blk0 -f", "follow one process"),),
+    ),
+    Verb(
+        "stop",
+        "end a machine",
+        "bulkhead stop [--machine NAME]",
+        "orders:stop",
+        "orders:stop_arguments",
+        "Like pulling the plug: the guest is not asked. Returns when everything of the machine is gone.",
+    ),
+    Verb(
+        "restart",
+        "replace a device's process by a new one; the guest sees a pause",
+        "bulkhead restart ID [--machine NAME]",
+        "orders:restart",
+        "orders:restart_arguments",
+        "Requests in flight are finished by the new process. Use it after editing a device of your own.",
+        (("bulkhead restart mydev0", "load the edited device"),),
+    ),
+    Verb(
+        "images",
+        "fetch, check or remove the Debian guest",
+        "bulkhead images [--update | --verify | --clean] [--json]",
+        "images.cli:run",
+        "images.cli:add_arguments",
+        "Uses the host's own apt with private lists; signatures are checked; nothing on the host changes.",
+    ),
+    Verb(
+        "doctor",
+        "say what this host lacks, and what to do",
+        "bulkhead doctor [--json]",
+        "doctor:run",
+        "doctor:add_arguments",
+        sweeps=False,
+    ),
+    Verb(
+        "completion",
+        "print a completion script for the shell",
+        "bulkhead completion bash|zsh|fish",
+        "completion:run",
+        "completion:add_arguments",
+        examples=(
+            ('eval "$(bulkhead completion bash)"', "in ~/.bashrc"),
+            ("bulkhead completion zsh > ~/.zfunc/_bulkhead", "where fpath has ~/.zfunc"),
+            ("bulkhead completion fish > ~/.config/fish/completions/bulkhead.fish", ""),
+        ),
+        sweeps=False,
+    ),
+    Verb("version", "print the version", "bulkhead version", "cli:print_version", sweeps=False),
+)
+
+
+def find_verb(name: str) -> Verb | None:
+    """The verb of that name."""
+    return next((verb for verb in VERBS if verb.name == name), None)
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `run`, from their table."""
+    groups = {key: parser.add_argument_group(title) for key, title in GROUPS.items()}
+    for option in RUN_OPTIONS:
+        names = [option.short, option.long] if option.short else [option.long]
+        destination = option.name.replace("-", "_")
+        if option.kind == "flag":
+            groups[option.group].add_argument(*names, dest=destination, action="store_true", help=option.help)
+        else:
+            action = "append" if option.kind == "list" else "store"
+            groups[option.group].add_argument(
+                *names, dest=destination, action=action, metavar=option.metavar, help=option.help.replace("%", "%%")
+            )
