@@ -1,8 +1,8 @@
 """The least that stands around one device process: keeper, core and guest memory in one object.
 
-For tests and measurements of devices without a machine. It makes the segments, starts `python -m devproc.main`, answers
-HELLO, sets up queues and lets the caller drive them; it can kill the process and start a successor of the next epoch, to
-which it replays what a core would. Nothing it makes outlives `close`.
+For tests and measurements of devices without a machine. It makes the segments, starts `python -m devproc.main`,
+answers HELLO, sets up queues and lets the caller drive them; it can kill the process and start a successor of the
+next epoch, to which it replays what a core would. Nothing it makes outlives `close`.
 """
 
 from __future__ import annotations

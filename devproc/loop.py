@@ -40,8 +40,8 @@ __all__ = [
     "wait_for_work",
 ]
 
-WINDOW_MAX = 100_000  # ns; about what a sleep and a wake-up by message cost
-WINDOW_MIN = 4_000
+WINDOW_MAX = 200_000  # ns; what two wake-ups by message cost, the core's and then ours
+WINDOW_MIN = 20_000
 TRIALS_MAX = 1024
 
 
@@ -150,12 +150,12 @@ def loop_woken(loop: Loop) -> None:
     """The loop slept and was woken. Short sleeps, often enough, open the window for a trial."""
     mine = DeviceToCore(loop.mine)
     mine.wakeups = mine.wakeups + 1
-    if loop.window != 0 or monotonic_ns() - loop.lay_down > WINDOW_MAX:
+    if loop.window != 0 or monotonic_ns() - loop.lay_down > 2 * WINDOW_MAX:
         return
     loop.seen = loop.seen + 1
     if loop.seen >= loop.trials:
         loop.seen = 0
-        loop.window = WINDOW_MIN * 2
+        loop.window = WINDOW_MAX
 
 
 @fn

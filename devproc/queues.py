@@ -69,7 +69,7 @@ class Queues:
         self.loop = Loop(self._area.address)
         self.loop.mine = pages.device.address
         self.loop.theirs = pages.core.address
-        self.loop.window = WINDOW_MAX // 4
+        self.loop.window = WINDOW_MAX
         self.loop.trials = 1
         self.chain = Chain(self._area.address + Loop.size())
         self._chain_at = Loop.size()

@@ -33,6 +33,7 @@ from proto.ring import (
     chain_iovec,
     chain_read,
     chain_write,
+    ring_flush,
     ring_pop,
     ring_put,
 )
@@ -41,7 +42,9 @@ from proto.virtio import BLK_ID_BYTES, BLK_SECTOR_SIZE, BLK_WRITE_ZEROES_UNMAP, 
 __all__ = ["Block", "block_loop"]
 
 BATCH = 64  # requests taken from one queue before the next is looked at
-BATCH_NS = 50_000  # what is done is given back at least this often
+FLUSH = 4  # requests given back together, or what is done after FLUSH_NS: the driver refills the ring meanwhile
+FLUSH_NS = 5_000
+CALL_NS = 50_000  # a driver that sleeps is woken at least this often
 RWF_DSYNC = 2
 ZEROES = 65536  # bytes of the zero buffer
 
@@ -272,7 +275,8 @@ def _account(ring: Ring, chain: Chain, header: BlkHeader, status: u8) -> None:
 def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
     """Up to BATCH requests of one queue. True when there were any."""
     chain = Chain(block.chain)
-    flushed: u64 = monotonic_ns()
+    called: u64 = monotonic_ns()
+    flushed: u64 = called
     worked: bool = False
     for _ in range(u32(BATCH)):
         found: u32 = ring_pop(ring, chain)
@@ -284,9 +288,12 @@ def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
         _serve(block, ring, chain)
         worked = True
         now: u64 = monotonic_ns()
-        if now - flushed > BATCH_NS:
-            flush_and_call(loop, ring)
+        if ring.batch >= FLUSH or now - flushed > FLUSH_NS:
+            ring_flush(ring)
             flushed = now
+        if now - called > CALL_NS:
+            flush_and_call(loop, ring)
+            called = now
     flush_and_call(loop, ring)
     return worked
 
