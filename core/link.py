@@ -214,12 +214,14 @@ class DeviceLink:
                 self._report("LOG", {"id": self.name, "level": 30, "text": f"{self.name}: {error.describe()}"})
 
     def overdue(self, now: float) -> bool:
-        """True when a request that holds a hart has not been answered in time; reported once."""
+        """True when requests have not been answered in time; they are reported to the keeper, once."""
         late = [seq for seq, (_, _, deadline) in self._waiting.items() if now > deadline]
+        if late:
+            requests = ", ".join(self._waiting[seq][0] for seq in late)
+            self._report("OVERDUE", {"id": self.name, "epoch": self.epoch, "request": requests})
         for seq in late:
             name, then, _ = self._waiting[seq]
             self._waiting[seq] = (name, then, float("inf"))
-            self._report("OVERDUE", {"id": self.name, "epoch": self.epoch, "request": name})
         return bool(late)
 
     def close(self) -> None:
