@@ -9,6 +9,7 @@ the keeper learns how it ended (EXIT).
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import threading
@@ -63,6 +64,9 @@ class CoreProcess:
             (self.by_slot if device.virtio else self.by_window)[device.index] = link
             link.expect(device.epoch, device.endpoint)
         self.board = board
+        self._poller = zmq.Poller()
+        self._sockets: list[zmq.Socket[bytes]] | None = None
+        self._console_interests: dict[int, int] = {}
         self._stop = threading.Event()
         self._ended: tuple[str, int] | None = None
         self._event_area = events.Area.allocate(Event.size())
@@ -124,26 +128,31 @@ class CoreProcess:
         return not self.engine.may_sleep(self.queue)
 
     def _serve_ready(self, timeout: float) -> None:
-        poller = zmq.Poller()
-        poller.register(self.queue.wakeup, zmq.POLLIN)
-        poller.register(self.channel.fileno(), zmq.POLLIN)
-        for link in self.links.values():
-            if link.socket is not None:
-                poller.register(link.socket, zmq.POLLIN)
-        interests = dict(self.console.interests())
-        for descriptor, wanted in interests.items():
-            poller.register(descriptor, _translate(wanted, select.POLLIN, zmq.POLLIN, select.POLLOUT, zmq.POLLOUT))
-        ready = dict(poller.poll(int(timeout * 1000)))
+        ready = dict(self._watch().poll(math.ceil(timeout * 1000)))
         if self.queue.wakeup in ready:
             os.eventfd_read(self.queue.wakeup)
-        for descriptor in interests:
-            if descriptor in ready:
-                self.console.ready(descriptor, _translate(ready[descriptor], *POLL_BITS))
-        for link in list(self.links.values()):
+        for descriptor in [item for item in ready if item in self._console_interests]:
+            self.console.ready(descriptor, _translate(ready[descriptor], *POLL_BITS))
+        for link in self.links.values():
             if link.socket in ready:
                 link.receive()
         if self.channel.fileno() in ready:
             self._obey(self.channel)
+
+    def _watch(self) -> zmq.Poller:
+        """The poller of everything that can wake us; made anew only when that has changed."""
+        interests = dict(self.console.interests())
+        sockets = [link.socket for link in self.links.values() if link.socket is not None]
+        if interests != self._console_interests or sockets != self._sockets:
+            self._console_interests, self._sockets = interests, sockets
+            self._poller = zmq.Poller()
+            for source in (self.queue.wakeup, self.channel.fileno(), *sockets):
+                self._poller.register(source, zmq.POLLIN)
+            for descriptor, wanted in interests.items():
+                self._poller.register(
+                    descriptor, _translate(wanted, select.POLLIN, zmq.POLLIN, select.POLLOUT, zmq.POLLOUT)
+                )
+        return self._poller
 
     # -- events of harts -------------------------------------------------------------------------------------------
 
