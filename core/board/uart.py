@@ -79,6 +79,12 @@ def tx_room(uart: Uart) -> u32:
 
 
 @fn(inline=True)
+def tx_ready(board: Board) -> bool:
+    """Does another FIFO's worth of bytes fit? In lockstep always: a slow sink holds the hart, and never shows."""
+    return board.clint.lockstep != 0 or tx_room(board.uart) >= UART_FIFO
+
+
+@fn(inline=True)
 def rx_waiting(uart: Uart) -> u32:
     """Bytes that the guest could read now: from the line, or in loopback mode its own."""
     if (uart.mcr & MCR_LOOP) != 0:
@@ -225,7 +231,7 @@ def uart_read(board: Board, offset: u64) -> u32:
     elif offset == Register.MCR:
         value = uart.mcr
     elif offset == Register.LSR:
-        value = line_status(uart)
+        value = line_status(board)
     elif offset == Register.MSR:
         value = modem_status(uart) | uart.delta
         uart.delta = 0
@@ -238,12 +244,12 @@ def uart_read(board: Board, offset: u64) -> u32:
 
 
 @fn(inline=True)
-def line_status(uart: Uart) -> u32:
+def line_status(board: Board) -> u32:
     """LSR: no errors ever; data ready; room for a FIFO of bytes; transmitter empty."""
     status: u32 = 0
-    if rx_waiting(uart) != 0:
+    if rx_waiting(board.uart) != 0:
         status = LSR_DR
-    if tx_room(uart) >= UART_FIFO:
+    if tx_ready(board):
         status = status | (LSR_THRE | LSR_TEMT)
     return status
 
@@ -265,7 +271,7 @@ def uart_write(board: Board, offset: u64, value: u32) -> None:
         if (uart.lcr & LCR_DLAB) != 0:
             uart.dlm = byte
         else:
-            write_ier(uart, byte & 0x0F)
+            write_ier(board, byte & 0x0F)
     elif offset == Register.IIR_FCR:
         write_fcr(uart, byte)
     elif offset == Register.LCR:
@@ -288,13 +294,14 @@ def write_thr(board: Board, value: u8) -> None:
             uart.loop_head = wrap32(uart.loop_head + 1)
     else:
         transmit(board, value)
-    uart.thri = u32(tx_room(uart) >= UART_FIFO)
+    uart.thri = u32(tx_ready(board))
 
 
 @fn
-def write_ier(uart: Uart, enables: u32) -> None:
+def write_ier(board: Board, enables: u32) -> None:
     """Enabling the transmitter interrupt while the transmitter is empty raises it."""
-    if (enables & Ier.THRI) != 0 and (uart.ier & Ier.THRI) == 0 and tx_room(uart) >= UART_FIFO:
+    uart = board.uart
+    if (enables & Ier.THRI) != 0 and (uart.ier & Ier.THRI) == 0 and tx_ready(board):
         uart.thri = 1
     uart.ier = enables
 
@@ -372,7 +379,7 @@ def uart_take(board: Board, into: u64, limit: u32) -> u32:
         uart.tx_announced = 1  # the caller will come back for the rest by itself
     if was_full and count != 0:
         lock(addressof(uart.lock))
-        uart.thri = u32(tx_room(uart) >= UART_FIFO)
+        uart.thri = u32(tx_ready(board))
         update_line(board)
         unlock(addressof(uart.lock))
     return count

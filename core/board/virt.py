@@ -98,7 +98,7 @@ class Machine:
     harts: int = 1
     slots: tuple[Slot, ...] = ()
     windows: tuple[WindowRange, ...] = ()
-    sstc: bool = False
+    sstc: bool = True
     lockstep: bool = False
     xlen: int = 64
     extensions: tuple[str, ...] = field(default=ISA_EXTENSIONS)

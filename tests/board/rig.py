@@ -40,6 +40,7 @@ class Rig:
         self.plan = plan
         self.output = bytearray()
         self.power: tuple[PowerReason, int] | None = None
+        self.last_instret = 0  # instructions retired, once the machine has ended
         self._threads = [
             threading.Thread(target=self.engine.run_hart, args=(address,), daemon=True)
             for address in self.harts.addresses
@@ -57,6 +58,7 @@ class Rig:
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive(), "a hart did not leave native code"
+        self.last_instret = self.harts.instret()
         os.close(self.queue.wakeup)
         self.harts.close()
         self.built.close()

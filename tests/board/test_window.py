@@ -105,6 +105,7 @@ def test_after_a_missed_deadline_reads_are_all_ones_until_the_next_epoch(device)
     assert len(device.bench.events()) == 1
     assert device.read(0, 1) == 0xFF
     assert device.bench.events() == []
+    device.window.deadline_ns = 60_000_000_000
     window_state(device.board, 0, DeviceState.LIVE)
     assert read_answered(device, 0, 4, 5) == 5
 
