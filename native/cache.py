@@ -92,13 +92,18 @@ def _read(place: int, key: str) -> memoryview | None:
         fd = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=place)
     except OSError:
         return None
-    with os.fdopen(fd, "rb", buffering=0) as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or not _ours(status):
             return None
-        data = memoryview(file.readall())
+        with open(fd, "rb", buffering=0, closefd=False) as file:
+            data = memoryview(file.readall())
         with contextlib.suppress(OSError):
             os.utime(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     start = len(_MAGIC) + _DIGEST
     if len(data) < start or data[: len(_MAGIC)] != _MAGIC or _digest(data[start:]) != data[len(_MAGIC) : start]:
         return None

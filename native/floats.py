@@ -6,7 +6,6 @@ a NaN, which NaN it is is not specified: machine code may give another one.
 """
 
 import ctypes
-import ctypes.util
 import math
 import struct
 
@@ -21,7 +20,7 @@ __all__ = [
 ]
 __all__ += ["root", "round_integer", "truncate"]
 
-_libm = ctypes.CDLL(ctypes.util.find_library("m") or "libm.so.6")
+_libm = ctypes.CDLL("libm.so.6")
 _libm.fma.restype = ctypes.c_double
 _libm.fma.argtypes = [ctypes.c_double] * 3
 _libm.fmaf.restype = ctypes.c_float

@@ -255,7 +255,7 @@ def define(source: str, scope: dict[str, Any], filename: str = "<generated>") ->
     count = _symbols[filename] = _symbols.get(filename, 0) + 1
     filename = filename if count == 1 else f"{filename}#{count}"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    exec(compile(source, filename, "exec"), scope)
+    exec(compile(source, filename, "exec", dont_inherit=True), scope)
     return scope
 
 

@@ -1,9 +1,6 @@
 """From a relocatable ELF object to an image: everything the loader needs, and nothing it has to think about.
 
-An image is one run of bytes: code (with a stub for each library function called), read-only data (with the handler
-tables and the addresses the stubs jump through), and writable data. References inside it are resolved here. What is
-left to the loader is to add the load address to a list of words, and to write the addresses of library functions into
-another list. Only a fixed set of library functions is known; any other symbol, relocation or kind of section is a
+Only a fixed set of library functions is known; any other undefined symbol, relocation or kind of section is a
 LinkError, when the unit is built.
 """
 
@@ -16,17 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from native.errors import LinkError
+from native.image import LIBRARY, Image
 from native.memory import PAGE
 from native.relocations import MACHINES, Machine
 
-__all__ = ["LIBRARY", "Image", "link"]
+__all__ = ["link"]
 
-# What LLVM calls by itself, and what `native` declares: (library, names).
-LIBRARY = {
-    "libc.so.6": ("memcpy", "memmove", "memset", "memcmp", "bcmp", "clock_gettime"),
-    "libm.so.6": ("fma", "fmaf", "sqrt", "sqrtf", "trunc", "truncf"),
-    "libgcc_s.so.1": ("__udivti3", "__umodti3", "__divti3", "__modti3", "__multi3"),
-}
 _KNOWN = frozenset(name for names in LIBRARY.values() for name in names)
 
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS = 1, 2, 4, 8
@@ -34,53 +26,6 @@ SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 1, 2, 4, 0x400
 SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
 STT_FUNC = 2
 _IGNORED = (".eh_frame",)
-
-
-@dataclass
-class Image:
-    """Code, then read-only data, then writable data, each from a page boundary on; offsets count from the start.
-
-    `content` may end before the data does: the rest is zero.
-    """
-
-    code_size: int
-    constant_size: int
-    data_size: int
-    content: bytes | memoryview
-    symbols: dict[str, int]
-    relative: array[int]  # offsets of words to which the load address is added
-    imports: list[tuple[str, int]]  # library function, offset of the word for its address
-    functions_text: bytes
-
-    @property
-    def size(self) -> int:
-        return self.code_size + self.constant_size + self.data_size
-
-    @property
-    def functions(self) -> list[tuple[str, int, int]]:
-        """Name, offset and size of every function: for profilers."""
-        return [(name, offset, size) for name, offset, size in json.loads(self.functions_text)]
-
-    def pack(self) -> bytes:
-        """As bytes, for the cache."""
-        sizes = (self.code_size, self.constant_size, self.data_size)
-        head = json.dumps({"sizes": sizes, "symbols": self.symbols, "imports": self.imports}).encode()
-        parts = (head, self.relative.tobytes(), bytes(self.content), self.functions_text)
-        return b"".join([struct.pack("<4Q", *map(len, parts)), *parts])
-
-    @classmethod
-    def unpack(cls, data: memoryview) -> Image:
-        """What `pack` made; the content is not copied."""
-        parts, at = [], 32
-        for length in struct.unpack_from("<4Q", data):
-            parts.append(data[at : at + length])
-            at += length
-        head = json.loads(bytes(parts[0]))
-        relative = array("Q")
-        relative.frombytes(parts[1])
-        imports = [(name, offset) for name, offset in head["imports"]]
-        code, constant, writable = head["sizes"]
-        return cls(code, constant, writable, parts[2], head["symbols"], relative, imports, bytes(parts[3]))
 
 
 @dataclass

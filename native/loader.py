@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from native import memory
 from native.errors import LinkError
-from native.linker import LIBRARY, Image
+from native.image import LIBRARY, Image
 
 __all__ = ["Loaded", "load_image"]
 

@@ -114,7 +114,7 @@ class _PythonRun:
         definition.body = self.block(self.typed.body)
         ast.copy_location(definition, self.typed.source)
         ast.fix_missing_locations(module)
-        exec(compile(module, self.typed.filename, "exec"), self.scope)
+        exec(compile(module, self.typed.filename, "exec", dont_inherit=True), self.scope)
         built: Callable[..., Any] = self.scope[name]
         self.scope[name] = None
         return built

@@ -28,8 +28,8 @@ from native.cache import cached, find
 from native.errors import CompileError
 from native.failure import TAKE_FAILURE, Site, failure
 from native.function import AnyFunction, type_text
+from native.image import Image
 from native.key import unit_key
-from native.linker import Image, link
 from native.loader import Loaded, load_image
 from native.records import Record
 from native.source import source_text
@@ -99,6 +99,7 @@ class Unit:
 
     def _build(self) -> bytes:
         from native.codegen import compile_object
+        from native.linker import link
 
         text, sites = self._generate()
         wanted = self._visible() | ({TAKE_FAILURE} if self.debug else frozenset())
