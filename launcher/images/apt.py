@@ -26,7 +26,7 @@ from typing import IO
 
 from launcher.images.errors import ImagesError, SignatureError
 
-__all__ = ["KEYRINGS", "Apt", "Package", "Progress", "SignatureError", "Source"]
+__all__ = ["KEYRINGS", "Apt", "Package", "Progress", "Source"]
 __all__ += ["debian_mirrors", "host_architecture", "members", "require_tools"]
 
 Progress = Callable[[str, float | None], None]  # what is being done, and how far it is (0..1), where that is known
@@ -89,7 +89,9 @@ Description: stands for what the packages depend on; only their files are wanted
 
 @dataclass(frozen=True)
 class Source:
-    """One line of a sources.list: where, which release, and the keyring its signature is checked with."""
+    """One line of a sources.list: where, which release, and the keyring its signature is checked with.
+
+    A mirror on this host's disk ("file:") is copied from, like one on the network: apt would use its files in place."""
 
     uri: str
     suite: str
@@ -97,7 +99,8 @@ class Source:
 
     def line(self) -> str:
         options = f"[signed-by={self.keyring}] " if self.keyring else ""
-        return f"deb {options}{self.uri} {self.suite} main\n"
+        uri = f"copy:{self.uri.removeprefix('file:')}" if self.uri.startswith("file:") else self.uri
+        return f"deb {options}{uri} {self.suite} main\n"
 
 
 @dataclass(frozen=True)
@@ -120,28 +123,30 @@ class Package:
 def debian_mirrors() -> list[Source]:
     """The Debian archives this host's apt uses, as (uri, suite) without keyring; empty on a host that has none.
 
-    Where the host has fetched its lists, apt knows whose archive each is; where not, a source counts as Debian's when
-    its suite is one of Debian's and it has a component `main`."""
-    fields = ("$(SITE)", "$(RELEASE)", "$(COMPONENT)", "$(ORIGIN)")
-    answer = _run(["apt-get", "indextargets", "--format", "|".join(fields), "Created-By: Packages"])
-    known: list[Source] = []
-    plausible: list[Source] = []
-    for line in answer.splitlines():
-        site, suite, component, origin = line.split("|", 3)
-        if component != "main" or suite not in MAIN_SUITES:
-            continue
-        if origin == "Debian":
-            known.append(Source(site, suite))
-        elif origin == fields[3]:  # not substituted: no list fetched yet
-            plausible.append(Source(site, suite))
-    return list(dict.fromkeys(known or plausible))
+    Where the host has fetched its lists, apt knows whose archive each is. Where not (a fresh container), a source
+    counts as Debian's when its suite is one of Debian's and it has a component `main`."""
+    fetched = [source for source, origin in _sources() if origin == "Debian"]
+    return fetched or [source for source, _ in _sources("--no-release-info")]
+
+
+def _sources(*options: str) -> dict[tuple[Source, str], None]:
+    """The host's sources of a main archive, with the origin their Release file gives; each once, in order."""
+    fields = "$(SITE)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)"
+    answer = _run(["apt-get", "indextargets", *options, "--format", fields, "Created-By: Packages"])
+    rows = [line.split("|", 3) for line in answer.splitlines()]
+    found = {
+        (Source(site, suite), origin): None
+        for site, suite, component, origin in rows
+        if component == "main" and suite in MAIN_SUITES
+    }
+    return found
 
 
 class Apt:
     """An apt of our own in `directory`, for one architecture, with the given sources."""
 
     def __init__(self, directory: Path, architecture: str, sources: Sequence[Source]) -> None:
-        require_tools("apt-get", "apt-cache", "dpkg-deb")
+        require_tools()
         self.directory = directory.absolute()
         self.architecture = architecture
         self.sources = tuple(sources)
@@ -259,9 +264,9 @@ def host_architecture() -> str:
     return _run(["dpkg", "--print-architecture"]).strip()
 
 
-def require_tools(*names: str) -> None:
-    """Raise ImagesError that names the first tool this host lacks."""
-    for name in names:
+def require_tools() -> None:
+    """Raise ImagesError that names the first tool of apt's that this host lacks."""
+    for name in ("apt-get", "apt-cache", "dpkg", "dpkg-deb"):
         if shutil.which(name) is None:
             raise ImagesError(
                 f"this host has no {name}: the Debian guest is fetched through Debian's own apt",

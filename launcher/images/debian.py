@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from launcher.images import apt, cpio, modules, root, store, userland
 from launcher.images.apt import Apt, Package, Progress, Source
-from launcher.images.errors import ImagesError
+from launcher.images.errors import ImagesError, SignatureError
 from launcher.images.store import Images
 
 __all__ = ["SUITE", "clean", "ensure", "ready"]
@@ -111,6 +111,7 @@ def _fetched(directory: Path, progress: Progress, update: bool) -> dict[str, Pac
     recorded = _recorded(directory)
     if recorded and not update and all(_intact(private, package) for package in recorded.values()):
         return recorded  # a newer bulkhead builds another set from them: no need of a network
+    apt.require_tools()
     mirrors = apt.debian_mirrors()
     if not mirrors:
         raise ImagesError(
@@ -125,6 +126,8 @@ def _fetched(directory: Path, progress: Progress, update: bool) -> dict[str, Pac
         raise ImagesError(f"{KERNEL} {meta.version} names no kernel package")
     packages = ours.show(kernel, *OTHERS)
     wanted = [package for package in packages.values() if not _intact(private, package)]
+    for package in wanted:
+        (private / "archives" / package.file_name).unlink(missing_ok=True)
     if wanted:
         ours.download(wanted, progress)
     for package in packages.values():
@@ -143,9 +146,12 @@ def _updated(private: Path, sources: list[Source], progress: Progress) -> Apt:
     try:
         ours.update(progress)
         return ours
-    except apt.SignatureError:
-        # The host's keyring is older than the release. Its own suite has a newer one, signed with keys it knows.
-        newer = _newer_keyring(private, keyring, progress)
+    except SignatureError as error:
+        # The host's keyring may be older than the release. Its own suite has a newer one, signed with keys it knows.
+        try:
+            newer = _newer_keyring(private, keyring, progress)
+        except ImagesError:
+            raise error from None
     ours = Apt(private, ARCHITECTURE, [Source(source.uri, source.suite, newer) for source in sources])
     ours.update(progress)
     return ours

@@ -32,7 +32,7 @@ def build(tree: Tree, image: Path, size: int) -> None:
             file.truncate(size)
         extended = f"hash_seed={HASH_SEED},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"
         # 1 KiB of metadata a file is enough; what is initialised here the guest's kernel need not do in the background.
-        options = ["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-N", "4096", "-J", "size=8"]
+        options = ["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-N", "4096"]
         identity = ["-U", UUID, "-L", "bulkhead", "-E", extended]
         _run([mke2fs, *options, *identity, "-d", directory, str(image)])
     _run([debugfs, "-w", "-f", "-", str(image)], input="".join(_ownership(tree)))
