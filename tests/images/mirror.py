@@ -130,8 +130,8 @@ def _package(root: Path, name: str, depends: str, files: dict[str, bytes], archi
         (tree / path).write_bytes(data)
     (tree / "DEBIAN").mkdir(parents=True)
     relation = f"Depends: {depends}\n" if depends else ""
-    control = f"Package: {name}\nVersion: 1\nArchitecture: {architecture}\nMaintainer: a test\n{relation}Description: {name}\n"
-    (tree / "DEBIAN" / "control").write_text(control)
+    control = f"Package: {name}\nVersion: 1\nArchitecture: {architecture}\nMaintainer: a test\n{relation}"
+    (tree / "DEBIAN" / "control").write_text(f"{control}Description: {name}\n")
     path = root / "pool" / f"{name}_1_{architecture}.deb"
     path.parent.mkdir(exist_ok=True)
     subprocess.run(

@@ -127,7 +127,7 @@ def test_a_package_that_is_not_the_one_in_the_index_is_refused(host: Path, mirro
     data = bytearray(package.read_bytes())
     data[-100] ^= 1
     package.write_bytes(data)
-    with pytest.raises(ImagesError, match="(?i)hash|mismatch|unexpected"):
+    with pytest.raises(ImagesError, match=r"(?i)hash|mismatch|unexpected"):
         ensure()
     assert ready() is None
 
