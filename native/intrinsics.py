@@ -61,6 +61,15 @@ class Intrinsic(Generic[P, R]):
         return self.name
 
 
+if TYPE_CHECKING:
+    Unary: TypeAlias = Intrinsic[[int], int]
+    Binary: TypeAlias = Intrinsic[[int, int], int]
+    Ternary: TypeAlias = Intrinsic[[int, int, int], int]
+    Store: TypeAlias = Intrinsic[[int, int], None]
+    Comparison: TypeAlias = Intrinsic[[int, int], bool]
+else:
+    Unary = Binary = Ternary = Store = Comparison = Intrinsic
+
 INTRINSICS: dict[str, Intrinsic[..., Any]] = {}
 
 
@@ -91,15 +100,10 @@ _POINTER = "{r}.p = inttoptr i64 {0} to ptr\n"
 
 # --- memory ---------------------------------------------------------------------------------------------------------
 
-Load = Intrinsic[[int], int]
-Store = Intrinsic[[int, int], None]
-ReadModifyWrite = Intrinsic[[int, int], int]
-CompareAndSwap = Intrinsic[[int, int, int], int]
 
-
-def _load(kind: IntType) -> Load:
+def _load(kind: IntType) -> Unary:
     ir = f"{_POINTER}{{r}} = load atomic i{kind.bits}, ptr {{r}}.p monotonic, align {kind.size}"
-    return _enter(Load(f"load{kind.bits}", lambda a: memory.load(a, kind), (U64,), kind, ir, "", _aligned(kind.size)))
+    return _enter(Unary(f"load{kind.bits}", lambda a: memory.load(a, kind), (U64,), kind, ir, "", _aligned(kind.size)))
 
 
 def _store(kind: IntType) -> Store:
@@ -108,9 +112,9 @@ def _store(kind: IntType) -> Store:
     return _enter(Store(f"store{kind.bits}", lambda a, v: memory.store(a, kind, v), (U64, kind), None, ir, "", checks))
 
 
-def _load_unaligned(kind: IntType) -> Load:
+def _load_unaligned(kind: IntType) -> Unary:
     ir = f"{_POINTER}{{r}} = load volatile i{kind.bits}, ptr {{r}}.p, align 1"
-    return _enter(Load(f"load{kind.bits}_unaligned", lambda a: memory.load(a, kind, aligned=False), (U64,), kind, ir))
+    return _enter(Unary(f"load{kind.bits}_unaligned", lambda a: memory.load(a, kind, aligned=False), (U64,), kind, ir))
 
 
 def _store_unaligned(kind: IntType) -> Store:
@@ -142,7 +146,7 @@ _READ_MODIFY_WRITE: dict[str, tuple[str, Callable[[IntType, int, int], int]]] = 
 }
 
 
-def _rmw(name: str, kind: IntType) -> ReadModifyWrite:
+def _rmw(name: str, kind: IntType) -> Binary:
     llvm, combine = _READ_MODIFY_WRITE[name]
 
     def run(address: int, value: int) -> int:
@@ -153,10 +157,10 @@ def _rmw(name: str, kind: IntType) -> ReadModifyWrite:
 
     ir = f"{_POINTER}{{r}} = atomicrmw {llvm} ptr {{r}}.p, i{kind.bits} {{1}} seq_cst, align {kind.size}"
     checks = _aligned(kind.size)
-    return _enter(ReadModifyWrite(f"atomic_{name}{kind.bits}", run, (U64, kind), kind, ir, "", checks))
+    return _enter(Binary(f"atomic_{name}{kind.bits}", run, (U64, kind), kind, ir, "", checks))
 
 
-def _cas(kind: IntType) -> CompareAndSwap:
+def _cas(kind: IntType) -> Ternary:
     def run(address: int, expected: int, desired: int) -> int:
         with memory.atomically():
             old = memory.load(address, kind)
@@ -169,7 +173,7 @@ def _cas(kind: IntType) -> CompareAndSwap:
         f"{{r}} = extractvalue {{{{ {n}, i1 }}}} {{r}}.c, 0"
     )
     checks = _aligned(kind.size)
-    return _enter(CompareAndSwap(f"atomic_cas{kind.bits}", run, (U64, kind, kind), kind, ir, "", checks))
+    return _enter(Ternary(f"atomic_cas{kind.bits}", run, (U64, kind, kind), kind, ir, "", checks))
 
 
 atomic_add32, atomic_add64 = _rmw("add", U32), _rmw("add", U64)
@@ -215,15 +219,13 @@ def pause() -> None:
 
 # --- bits -----------------------------------------------------------------------------------------------------------
 
-BitCount = Intrinsic[[int], int]
 
-
-def _bits(name: str, llvm: str, kind: IntType, run: Callable[[int], int]) -> BitCount:
+def _bits(name: str, llvm: str, kind: IntType, run: Callable[[int], int]) -> Unary:
     n = f"i{kind.bits}"
     extra = (", i1 false", ", i1") if llvm in ("ctlz", "cttz") else ("", "")
     ir = f"{{r}} = call {n} @llvm.{llvm}.{n}({n} {{0}}{extra[0]})"
     declares = f"declare {n} @llvm.{llvm}.{n}({n}{extra[1]})"
-    return _enter(BitCount(f"{name}{kind.bits}", run, (kind,), kind, ir, declares))
+    return _enter(Unary(f"{name}{kind.bits}", run, (kind,), kind, ir, declares))
 
 
 def _count_trailing_zeros(kind: IntType) -> Callable[[int], int]:
@@ -310,11 +312,6 @@ class Format:
 
 F32 = Format("f32", "float", U32, floats.float32_from_bits, floats.bits_from_float32, floats.fma32, 24)
 F64 = Format("f64", "double", U64, floats.float64_from_bits, floats.bits_from_float64, floats.fma64, 53)
-
-Unary = Intrinsic[[int], int]
-Binary = Intrinsic[[int, int], int]
-Ternary = Intrinsic[[int, int, int], int]
-Comparison = Intrinsic[[int, int], bool]
 
 
 def _float_binary(f: Format, name: str, run: Callable[[float, float], float]) -> Binary:

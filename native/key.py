@@ -7,6 +7,7 @@ More than needed may be reachable; then a change somewhere builds a unit again t
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import importlib.util
 import os
@@ -77,6 +78,8 @@ class _Reachable:
     def thing(self, name: str, value: Any) -> None:
         if isinstance(value, int):
             self.parts.append(f"{name}={int(value)}")
+        elif isinstance(value, enum.Enum):
+            self.parts.append(f"{name}={value.value!r}")
         elif isinstance(value, Callee | Table | type) and id(value) not in self._seen:
             self._seen.add(id(value))
             self.parts.extend(self.describe(value))

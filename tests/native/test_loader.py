@@ -94,7 +94,7 @@ def test_an_image_survives_packing():
         (
             "@llvm.global_ctors = appending global [1 x { i32, ptr, ptr }] [{ i32, ptr, ptr }"
             ' { i32 1, ptr @f, ptr null }]\ndefine void @f() {\n call void asm sideeffect "nop", ""()\n ret void\n}',
-            "init_array",
+            "section .ctors|section .init_array",
         ),
     ],
     ids=["function", "data", "library function in data", "thread-local", "section", "constructor"],
