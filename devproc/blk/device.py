@@ -64,6 +64,9 @@ class BlkConfig(Record):
     max_write_zeroes_seg: u32
     write_zeroes_may_unmap: u8
     unused1: Array[u8] = plain(count=3)
+    max_secure_erase_sectors: u32  # not offered
+    max_secure_erase_seg: u32
+    secure_erase_sector_alignment: u32
 
 
 _OFFERED = (
