@@ -4,12 +4,13 @@ The lock is U. Drepper's three-state mutex ("Futexes Are Tricky", 2011, section 
 waits. Its critical sections are a few dozen instructions and never wait for a device.
 """
 
-from native import Record, atomic_cas32, atomic_swap32, fn, i64, load32, local, monotonic_ns, sys, syscall, u32, u64
+from native import Record, atomic_cas32, atomic_swap32, fn, i64, local, monotonic_ns, sys, syscall, u32, u64
 
 FUTEX_WAIT_PRIVATE = sys.FUTEX_WAIT | sys.FUTEX_PRIVATE
 FUTEX_WAKE_PRIVATE = sys.FUTEX_WAKE | sys.FUTEX_PRIVATE
 EVERYBODY = 0x7FFFFFFF
 SECOND_NS = 1_000_000_000
+PATIENCE_NS = 50_000_000
 
 
 class Timespec(Record):
@@ -56,11 +57,14 @@ def unlock(address: u64) -> None:
 
 
 @fn
-def wait_for_change(address: u64, old: u32, deadline_ns: u64) -> bool:
-    """Sleep until the word is no longer `old`. False when CLOCK_MONOTONIC reached `deadline_ns` first."""
-    while load32(address) == old:
-        now = monotonic_ns()
-        if now >= deadline_ns:
-            return False
-        futex_wait(address, old, deadline_ns - now)
+def wait_while(address: u64, old: u32, deadline_ns: u64) -> bool:
+    """Sleep once while the word is `old`; the caller looks at everything again. False: `deadline_ns` has passed.
+
+    No sleep is longer than PATIENCE_NS: an order to stop changes another word, and may come just before the sleep.
+    """
+    now = monotonic_ns()
+    if now >= deadline_ns:
+        return False
+    left: u64 = deadline_ns - now
+    futex_wait(address, old, left if left < PATIENCE_NS else PATIENCE_NS)
     return True

@@ -12,7 +12,7 @@ Harts call `uart_read` and `uart_write`; the link thread calls `uart_take` and `
 
 from enum import IntEnum, IntFlag
 
-from core.board.lock import futex_wake, lock, unlock, wait_for_change
+from core.board.lock import futex_wake, lock, unlock, wait_while
 from core.board.plic import plic_set_line
 from core.board.state import UART_FIFO, UART_RX_RING, UART_TX_RING, Board, Uart
 from core.events import EventKind, EventQueue, post_event
@@ -194,7 +194,7 @@ def wait_for_room(board: Board) -> None:
     while tx_room(uart) < UART_FIFO and board.stopping == 0:
         uart.tx_full = 1
         announce_tx(board)
-        if tx_room(uart) < UART_FIFO and not wait_for_change(addressof(uart.tx_full), 1, deadline):
+        if tx_room(uart) < UART_FIFO and not wait_while(addressof(uart.tx_full), 1, deadline):
             return
 
 

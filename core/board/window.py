@@ -7,7 +7,7 @@ PLIC completion of the window's interrupt waits until the device has carried out
 that falls only later would interrupt again.
 """
 
-from core.board.lock import SECOND_NS, futex_wait, futex_wake, lock, unlock, wait_for_change
+from core.board.lock import SECOND_NS, futex_wait, futex_wake, lock, unlock, wait_while
 from core.board.plic import plic_follow
 from core.board.state import Board, Window
 from core.events import EventKind, EventQueue, post_event
@@ -62,7 +62,7 @@ def wait_for_answer(board: Board, window: Window, sequence: u64) -> bool:
             return True
         if window.deaf != 0 or board.stopping != 0:
             return False
-        if not wait_for_change(addressof(window.replied), seen, deadline):
+        if not wait_while(addressof(window.replied), seen, deadline):
             window.deaf = 1
             return False
 
@@ -85,7 +85,7 @@ def settle_window(board: Board, source: u32) -> None:
     """Before PLIC completion of `source`: wait until its device has carried out the writes posted to it."""
     for index in range(board.nwindows):
         window = board.windows[index]
-        if window.irq == source:
+        if source != 0 and window.irq == source:
             wait_for_writes(board, window)
 
 
@@ -97,7 +97,7 @@ def wait_for_writes(board: Board, window: Window) -> None:
         seen: u32 = window.replied
         if DeviceToCore(window.device_page).mmio_done >= window.written:
             break
-        if not wait_for_change(addressof(window.replied), seen, deadline):
+        if not wait_while(addressof(window.replied), seen, deadline):
             window.deaf = 1
     window_poll(board, window)
 

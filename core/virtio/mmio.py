@@ -3,7 +3,7 @@
 Everything a driver sees is answered here, natively, from the slot's `Transport` record; the device's process is told
 afterwards by events. Three writes hold the hart until the device is quiet or fenced, because drivers do not read back:
 STATUS = 0, QueueReady = 0, and writes to the configuration space. The link thread ends the wait (`transport_answer`);
-if it does not within `HOLD_DEADLINE_NS` the guest goes on, and STATUS keeps its value until the answer comes.
+if it does not within `HOLD_DEADLINE_NS` the guest goes on, and STATUS keeps its value until the answer has come.
 
 QueueNotify posts an event only when the device sleeps (`proto.pages.needs_kick`); a running hart takes the device's
 calls when its budget ends (`board_poll`, core/board/poll.py); `raise_irq` may be called from any thread.
@@ -12,7 +12,7 @@ Access rules: registers are 32 bits and read or written whole; the configuration
 Registers of QueueSel >= number of queues read 0 and ignore writes.
 """
 
-from core.board.lock import SECOND_NS, futex_wake, lock, unlock, wait_for_change
+from core.board.lock import SECOND_NS, futex_wake, lock, unlock, wait_while
 from core.board.plic import plic_follow
 from core.board.state import Board
 from core.board.window import post_ordered
@@ -61,6 +61,8 @@ def selected(transport: Transport) -> bool:
 def mmio_read(board: Board, slot: u32, offset: u64, size: u32) -> u64:
     """Read `size` bytes of slot `slot`; other than 4 bytes of a register reads 0."""
     transport = board.transports[slot]
+    if transport.reset_owed != 0:
+        finish_reset(board, transport)
     if offset >= MmioRegister.Config:
         return config_read(transport, offset - MmioRegister.Config, size)
     if size != 4:
@@ -74,7 +76,7 @@ def register_read(transport: Transport, offset: u32) -> u32:
     if offset == MmioRegister.InterruptStatus:
         return transport.interrupt_status
     if offset == MmioRegister.Status:
-        return transport.status
+        return transport.status | transport.broken
     if offset == MmioRegister.MagicValue:
         return MMIO_MAGIC
     if offset == MmioRegister.Version:
@@ -128,6 +130,8 @@ def config_read(transport: Transport, offset: u64, size: u32) -> u64:
 def mmio_write(board: Board, slot: u32, offset: u64, size: u32, value: u64) -> None:
     """Write `size` bytes of slot `slot`; other than 4 bytes of a register is ignored."""
     transport = board.transports[slot]
+    if transport.reset_owed != 0:
+        finish_reset(board, transport)
     if offset >= MmioRegister.Config:
         config_write(board, transport, offset - MmioRegister.Config, size, value)
         return
@@ -242,12 +246,14 @@ def write_ready(board: Board, transport: Transport, queue: VirtioQueue, value: u
 
 @fn
 def write_status(board: Board, transport: Transport, value: u32) -> None:
-    """STATUS (2.1): 0 resets; FEATURES_OK stays only if the features fit; nothing but a reset clears a bit."""
+    """STATUS (2.1): 0 resets; FEATURES_OK stays only if the features fit; DEVICE_NEEDS_RESET is the device's."""
     if value == 0:
-        if transport.status == 0 or hold(board, transport, EventKind.STATUS, 0, 0):
+        if (transport.status | transport.broken) == 0 or hold(board, transport, EventKind.STATUS, 0, 0):
             reset_registers(board, transport)
+        else:
+            transport.reset_owed = 1
         return
-    status: u32 = (value & 0xFF) | (transport.status & Status.DEVICE_NEEDS_RESET)
+    status: u32 = value & (0xFF & ~Status.DEVICE_NEEDS_RESET)
     if (status & Status.FEATURES_OK) != 0 and not features_fit(transport):
         status = status & ~u32(Status.FEATURES_OK)
     transport.status = status
@@ -265,6 +271,8 @@ def features_fit(transport: Transport) -> bool:
 def reset_registers(board: Board, transport: Transport) -> None:
     """2.4: as after power on. The device is quiet."""
     transport.status = 0
+    transport.broken = 0
+    transport.reset_owed = 0
     transport.driver_features = 0
     transport.device_features_sel = 0
     transport.driver_features_sel = 0
@@ -279,6 +287,16 @@ def reset_registers(board: Board, transport: Transport) -> None:
     transport_poll(board, transport)  # a call from before the reset must not interrupt after it
     atomic_and32(addressof(transport.interrupt_status), 0)
     plic_follow(board, transport.irq, addressof(transport.interrupt_status))
+
+
+@fn
+def finish_reset(board: Board, transport: Transport) -> None:
+    """A reset whose answer came after its deadline takes effect at the next access."""
+    if transport.replied == transport.requested:
+        lock(addressof(transport.lock))
+        if transport.reset_owed != 0:
+            reset_registers(board, transport)
+        unlock(addressof(transport.lock))
 
 
 @fn
@@ -304,7 +322,7 @@ def hold(board: Board, transport: Transport, kind: u32, a: u64, b: u64) -> bool:
             return True
         if board.stopping != 0:
             return False
-        if not wait_for_change(addressof(transport.replied), seen, deadline):
+        if not wait_while(addressof(transport.replied), seen, deadline):
             transport.missed = transport.missed + 1
             return False
 
@@ -333,11 +351,8 @@ def transport_poll(board: Board, transport: Transport) -> None:
 def transport_needs_reset(board: Board, slot: u32) -> None:
     """The link thread: the device cannot go on (2.1.2); the driver is told, if it is running."""
     transport = board.transports[slot]
-    lock(addressof(transport.lock))
-    running: bool = (transport.status & Status.DRIVER_OK) != 0
-    transport.status = transport.status | Status.DEVICE_NEEDS_RESET
-    unlock(addressof(transport.lock))
-    if running:
+    transport.broken = Status.DEVICE_NEEDS_RESET
+    if (transport.status & Status.DRIVER_OK) != 0:
         raise_irq(board, slot, Interrupt.CONFIG)
 
 

@@ -36,7 +36,8 @@ class VirtioQueue(Record):
 
 
 class Transport(Record):
-    """One slot. `lock` orders harts among each other; the link thread takes it only for `config_sequence`."""
+    """One slot. `lock` orders harts among each other; a hart may hold it while it waits for the link
+    thread, which therefore never takes it."""
 
     # who is behind it: written by the link thread
     state: u32 = acquire()  # DeviceState
@@ -59,6 +60,8 @@ class Transport(Record):
     requested: u32 = acquire(offset=0x80)
     replied: u32 = acquire()
     missed: u32 = relaxed()  # deadlines that passed without an answer
+    reset_owed: u32 = relaxed()  # 1: the driver has reset the device, which has not answered yet
+    broken: u32 = relaxed()  # Status.DEVICE_NEEDS_RESET, or 0
     # the configuration space: `config_sequence` is odd while it changes
     config_sequence: u32 = acquire(offset=0xC0)
     config_generation: u32 = relaxed()

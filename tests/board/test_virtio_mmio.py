@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from core.board.poll import board_sleeps, board_tick, board_wakes
+from core.board.power import board_stop
 from core.events import EventKind
 from core.virtio.mmio import (
     mmio_read,
@@ -319,6 +320,39 @@ def test_a_stopping_machine_does_not_wait_for_a_device(device):
     device.bench.board.stopping = 1
     device.write(MmioRegister.Status, 0)
     assert device.read(MmioRegister.Status) & Status.DRIVER_OK
+
+
+def test_an_order_to_stop_ends_the_wait_for_a_device(device):
+    device.negotiate()
+    hart = threading.Thread(target=lambda: device.write(MmioRegister.Status, 0))
+    hart.start()
+    while device.transport.requested == 0:
+        pass
+    board_stop(device.bench.board)
+    hart.join(5)
+    assert not hart.is_alive()
+
+
+def test_a_reset_answered_too_late_takes_effect_at_the_next_access(device):
+    device.negotiate()
+    device.transport.requested = 1
+    device.transport.reset_owed = 1
+    assert device.read(MmioRegister.Status) != 0
+    transport_answer(device.bench.board, SLOT)
+    assert device.read(MmioRegister.Status) == 0
+
+
+def test_the_device_may_fail_while_a_hart_waits_for_it(device):
+    """The link thread must get through: the hart waits for an answer that only it can give."""
+    device.negotiate()
+    hart = threading.Thread(target=lambda: device.write(MmioRegister.Status, 0))
+    hart.start()
+    while device.transport.requested == 0:
+        pass
+    transport_needs_reset(device.bench.board, SLOT)
+    transport_answer(device.bench.board, SLOT)
+    hart.join(5)
+    assert device.read(MmioRegister.Status) == 0
 
 
 def test_needs_reset_is_shown_and_interrupts_a_running_driver(device):
