@@ -250,8 +250,11 @@ def counter_offset(hart: Hart, value: u64, counter: u64) -> u64:
 
 @fn
 def write_countinhibit(hart: Hart, value: u64) -> None:
+    changed = value ^ hart.mcountinhibit
     cycle = read_counter(hart, hart.mcycle_offset, COUNTER_CY)
     instret = read_counter(hart, hart.minstret_offset, COUNTER_IR)
     hart.mcountinhibit = value
-    hart.mcycle_offset = counter_offset(hart, cycle, COUNTER_CY)
-    hart.minstret_offset = counter_offset(hart, instret, COUNTER_IR)
+    if changed & COUNTER_CY != 0:
+        hart.mcycle_offset = counter_offset(hart, cycle, COUNTER_CY)
+    if changed & COUNTER_IR != 0:
+        hart.minstret_offset = counter_offset(hart, instret, COUNTER_IR)
