@@ -7,8 +7,9 @@
             control                     the keeper's socket
             link/                       one ZeroMQ endpoint a device and epoch
             logs/                       one file a process
-    $XDG_CACHE_HOME/bulkhead/scratch/   the same with what is large: private copies of images
-        demo/lock, demo/root.ext4, …
+    $XDG_CACHE_HOME/bulkhead/scratch/   beside the images, for what is large: private copies of them
+        .lock
+        demo.1f2e3d4c/lock, root.ext4, …
 
 A lock goes with the last process that holds its descriptor, however it dies. So a directory whose lock is free belongs
 to nobody: `sweep`, which every command runs first, removes it. Shared memory has a name for microseconds only, between
@@ -24,6 +25,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import stat
 import time
@@ -88,28 +90,25 @@ class RunDirectory:
                 f"--name {name}: not a machine name",
                 hint="Up to 32 letters, digits, dots, dashes and underscores, the first a letter or digit.",
             )
-        bases = run_base(), scratch_base()
-        with _locked(bases[0] / ".lock"):
-            if name is None:
-                name = next(n for n in (f"vm{i}" for i in range(1, 10000)) if not _held(bases[0] / n / "lock"))
-            elif _held(bases[0] / name / "lock"):
+        base = run_base()
+        with _locked(base / ".lock"):
+            name = name or next(n for n in (f"vm{i}" for i in range(1, 10000)) if not _held(base / n / "lock"))
+            path = base / name
+            if _held(path / "lock"):
                 raise ConfigError(
                     f"a machine named {name} is running",
                     hint=f"Choose another --name, or end it: bulkhead stop --machine {name}",
                 )
-            path = bases[0] / name
             if len(os.fsencode(str(path) + LONGEST_INSIDE)) > SOCKET_PATH_LIMIT:
                 raise ConfigError(f"{path} is too long for the path of a socket", hint="Set a shorter XDG_RUNTIME_DIR.")
-            locks: list[int] = []
-            for base in bases:
-                shutil.rmtree(base / name, ignore_errors=True)
-                (base / name).mkdir(mode=0o700)
-                lock = os.open(base / name / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locks.append(lock)
+            shutil.rmtree(path, ignore_errors=True)
+            locks = [_make_locked(path)]
             for part in ("link", "logs"):
                 (path / part).mkdir(mode=0o700)
-        return cls(name, path, bases[1] / name, locks)
+        with _locked(scratch_base() / ".lock"):
+            scratch = scratch_base() / f"{name}.{secrets.token_hex(4)}"
+            locks.append(_make_locked(scratch))
+        return cls(name, path, scratch, locks)
 
     @property
     def control(self) -> Path:
@@ -145,9 +144,8 @@ def machines() -> list[str]:
 
 def sweep() -> None:
     """Remove what dead machines left: run and scratch directories whose lock is free, shared memory still named."""
-    bases = [run_base(), scratch_base()]
-    with _locked(bases[0] / ".lock"):
-        for base in bases:
+    for base in (run_base(), scratch_base()):
+        with _locked(base / ".lock"):
             for path in _directories(base):
                 if not _held(path / "lock"):
                     shutil.rmtree(path, ignore_errors=True)
@@ -169,6 +167,14 @@ def _directories(base: Path) -> Iterator[Path]:
     for entry in os.scandir(base):
         if entry.is_dir(follow_symlinks=False):
             yield Path(entry.path)
+
+
+def _make_locked(path: Path) -> int:
+    """Make a directory with a lock in it, and take the lock: its descriptor."""
+    path.mkdir(mode=0o700)
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
 
 
 def _held(lock: Path) -> bool:

@@ -1,0 +1,96 @@
+"""What every test may use, and what none may leave behind.
+
+Each test has a run directory of its own (XDG_RUNTIME_DIR) and a mark in the environment that its processes inherit.
+A test that leaves a process, a socket or file of a machine, or a segment of shared memory fails, and what it left is
+removed, so that the next one begins clean.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "BULKHEAD_TEST"
+GRACE = 3.0  # seconds that what a test started may take to end after it
+COMMAND = [sys.executable, "-P", "-m", "launcher"]
+
+Bulkhead = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail the test that leaks a process, a socket, a file of a machine or a shared segment."""
+    mark = uuid.uuid4().hex
+    runtime = Path(tempfile.mkdtemp(prefix="bh-", dir="/tmp"))  # short: socket paths have 107 bytes
+    monkeypatch.setenv(MARK, mark)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
+    segments = set(_segments())
+    yield
+    left = _wait_until_gone(mark, runtime, segments)
+    for pid in _marked(mark):
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(runtime, ignore_errors=True)
+    assert not left, "left behind: " + "; ".join(left)
+
+
+def _wait_until_gone(mark: str, runtime: Path, segments: set[str]) -> list[str]:
+    deadline = time.monotonic() + GRACE
+    while True:
+        left = [f"process {pid}: {_command_line(pid)}" for pid in _marked(mark)]
+        left += [str(path) for path in sorted(runtime.rglob("*")) if path.is_file() or path.is_socket()]
+        left = [item for item in left if not item.endswith("/.lock")]
+        left += [f"/dev/shm/{name}" for name in _segments() if name not in segments]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.01)
+
+
+def _segments() -> list[str]:
+    """Named segments; a living keeper's have a name for microseconds only."""
+    return [name for name in os.listdir("/dev/shm") if name.startswith("bulkhead-")]
+
+
+def _marked(mark: str) -> list[int]:
+    """The living processes that inherited the mark."""
+    wanted = f"{MARK}={mark}".encode()
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and wanted in _environment(int(name))]
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _command_line(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return "(gone)"
+
+
+@pytest.fixture
+def bulkhead() -> Bulkhead:
+    """Run the command to its end: `bulkhead("ps", "--json")`, with what it prints as text."""
+
+    def run(*words: str, stdin: str = "", timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [*COMMAND, *words], input=stdin, capture_output=True, text=True, timeout=timeout, check=False, **options
+        )
+
+    return run
