@@ -44,8 +44,10 @@ ILLEGAL = SPECIAL.index(H_ILLEGAL)
 STRADDLE = SPECIAL.index(H_STRADDLE)
 
 # What the choice of a handler depends on.
-PLAIN, PC_RELATIVE, PC_RELATIVE_LINK, LINK, ROUNDED = range(5)
-CHOICES = {Flow.BRANCH: PC_RELATIVE, Flow.JUMP: PC_RELATIVE_LINK, Flow.INDIRECT: LINK}
+HAS_TARGET = 1  # at pc + imm
+MAY_DISCARD = 2  # has variants for x0 as rd
+IS_ROUNDED = 4
+CHOICES = {Flow.BRANCH: HAS_TARGET, Flow.JUMP: HAS_TARGET | MAY_DISCARD, Flow.INDIRECT: MAY_DISCARD}
 
 _isa = table(XLEN)
 _rows = sorted(_isa.rows(), key=lambda row: opcode(row.encoding.match))
@@ -78,7 +80,7 @@ ROW_HANDLER = data(
         for row, instruction in zip(_rows, _instructions, strict=True)
     ],
 )
-ROW_CHOICE = data(u8, [ROUNDED if i.has_rounding_mode else CHOICES.get(i.flow, PLAIN) for i in _instructions])
+ROW_CHOICE = data(u8, [CHOICES.get(i.flow, 0) | IS_ROUNDED * i.has_rounding_mode for i in _instructions])
 ROW_WRITES_X = data(u8, [int(i.writes_x) for i in _instructions])
 
 EXCLUDED_MASK = data(u32, [mask for mask, _ in _excluded])
@@ -140,11 +142,11 @@ def fill_slot(slot: Slot, word: u32, offset: u64) -> None:
     slot.aux = u8(aux)
     choice = ROW_CHOICE[row]
     variant: u32 = 0
-    if choice == ROUNDED and aux == DYNAMIC_ROUNDING:
+    if choice & IS_ROUNDED != 0 and aux == DYNAMIC_ROUNDING:
         variant = DYNAMIC
-    if (choice == LINK or choice == PC_RELATIVE_LINK) and rd == 0:
+    if choice & MAY_DISCARD != 0 and rd == 0:
         variant = variant | DISCARD
-    if choice == PC_RELATIVE or choice == PC_RELATIVE_LINK:
+    if choice & HAS_TARGET != 0:
         if offset < PAGE_SIZE and wrap32(u32(offset) + imm) < PAGE_SIZE:
             imm = wrap32(imm * SCALE)
         else:

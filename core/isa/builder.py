@@ -65,7 +65,7 @@ class Builder(ABC):
 
     @abstractmethod
     def f(self, operand: str, width: int) -> Value:
-        """The floating-point register; a narrower value that is not NaN-boxed reads as the canonical NaN (F 2.2, 13.2)."""
+        """The floating-point register; a narrower value that is not NaN-boxed reads as the canonical NaN (21.2)."""
 
     @abstractmethod
     def f_bits(self, operand: str, width: int) -> Value:
@@ -107,7 +107,7 @@ class Builder(ABC):
 
     @abstractmethod
     def binary(self, operation: str, a: Argument, b: Argument) -> Value:
-        """One of BINARY, modulo 2**width. A shift count must be below the width; a divisor not zero, a quotient in range."""
+        """One of BINARY, modulo 2**width. Shift counts must be below the width, divisors not 0, quotients in range."""
 
     @abstractmethod
     def compare(self, predicate: str, a: Argument, b: Argument) -> Value:

@@ -24,8 +24,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-# Operands of a decoded instruction, in the order of the slot's fields (core/cpu/state.py). `rs3` travels in `imm`,
-# `zimm` in `rs1`, `rm` and `aqrl` in `aux`: no instruction has both.
+# Operands of a decoded instruction, in the order of the slot's fields (core/cpu/state.py). Others travel in the place
+# of one of these, which no instruction that has them needs.
 OPERANDS = ("rd", "rs1", "rs2", "imm", "aux")
 HOLDER = {"rd": "rd", "rs1": "rs1", "rs2": "rs2", "rs3": "imm", "zimm": "rs1", "rm": "aux", "aqrl": "aux"}
 WIDTH = {"rd": 5, "rs1": 5, "rs2": 5, "rs3": 5, "zimm": 5, "rm": 3, "aqrl": 2}

@@ -1,4 +1,4 @@
-"""Zicsr, Zifencei and the privileged instructions (unprivileged ISA, chapters 6 and 7; privileged ISA, 3.3 and 10.2)."""
+"""Zicsr, Zifencei and the privileged instructions (unprivileged ISA, 5 and 6; privileged ISA, 3.3 and 10.2)."""
 
 from __future__ import annotations
 

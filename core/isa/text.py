@@ -71,10 +71,14 @@ def disassemble(word: int, pc: int = 0, csrs: Names | None = None, xlen: int = 6
     return f"{name} {operands.rstrip(',')}".strip()
 
 
+def _holder(operand: str) -> str:
+    return "imm" if operand in ("shamt", "csr") else HOLDER.get(operand, operand)
+
+
 def assemble(name: str, xlen: int = 64, **operands: int) -> int:
     """The word of an instruction, compressed ones too. Operands left out are 0, rounding modes RNE.
 
     EncodingError if an operand does not fit.
     """
     row = next(row for row in table(xlen).rows() if row.name == name)
-    return row.encoding.encode({HOLDER.get(operand, operand): value for operand, value in operands.items()})
+    return row.encoding.encode({_holder(operand): value for operand, value in operands.items()})
