@@ -25,10 +25,10 @@ from native.types import IntType
 __all__ = ["unit_key"]
 
 
-def unit_key(functions: Iterable[AnyFunction], *settings: object) -> str:
+def unit_key(functions: Iterable[AnyFunction], *settings: str) -> str:
     """A name for the unit's image in the cache."""
     digest = hashlib.blake2b(digest_size=20)
-    for part in (_generator(), _llvm(), _cpu(), repr(settings), *_Reachable(functions).parts):
+    for part in (_generator(), _llvm(), _cpu(), *settings, *_Reachable(functions).parts):
         digest.update(part.encode())
         digest.update(b"\0")
     return digest.hexdigest()
@@ -61,7 +61,7 @@ class _Reachable:
             except (KeyError, ValueError):
                 continue  # an attribute of that name, most likely
             self.thing(name, value)
-            if isinstance(value, ModuleType | type) and not isinstance(value, IntType):
+            if _has_constants(value):
                 self.members(value, code.co_names)
 
     def aliases(self, scope: dict[str, Any]) -> None:
@@ -71,8 +71,10 @@ class _Reachable:
     def members(self, owner: Any, names: Iterable[str], depth: int = 2) -> None:
         for name in names:
             value = getattr(owner, name, None)
+            if value is None:
+                continue
             self.thing(f"{owner.__name__}.{name}", value)
-            if depth and isinstance(value, ModuleType | type) and value is not owner:
+            if depth and _has_constants(value):
                 self.members(value, names, depth - 1)
 
     def thing(self, name: str, value: Any) -> None:
@@ -95,6 +97,11 @@ class _Reachable:
             yield f"{value.symbol} {len(value)}"
         elif issubclass(value, Record):
             yield value.layout()
+
+
+def _has_constants(value: Any) -> bool:
+    """Whether functions may name constants as `value.NAME`."""
+    return isinstance(value, ModuleType) or (isinstance(value, type) and not issubclass(value, Record))
 
 
 @lru_cache(maxsize=1)

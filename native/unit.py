@@ -78,9 +78,9 @@ class Unit:
     def key(self) -> str:
         """The name of the unit's image in the cache."""
         exports = sorted(f.symbol for f in self.exports.values())
-        text = self._extra if isinstance(self._extra, str) else [_source(s) for s in self._sources]
-        settings = (self.name, exports, sorted(self.symbols), self.debug, self.opt, self.codegen, text)
-        return f"{self.name}-{unit_key([*self.exports.values(), *self.functions], *settings)}"
+        texts = [self._extra] if isinstance(self._extra, str) else [_source(s) for s in self._sources]
+        settings = f"{exports} {sorted(self.symbols)} {self.debug} {self.opt} {self.codegen}"
+        return f"{self.name}-{unit_key([*self.exports.values(), *self.functions], settings, *texts)}"
 
     def ir(self) -> str:
         """The IR text, before LLVM sees it."""

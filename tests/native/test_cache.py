@@ -9,6 +9,7 @@ import pytest
 
 from native import cache
 from native.cache import cached
+from native.key import unit_key
 
 MODULE = """
 import json, sys, time
@@ -97,6 +98,43 @@ def test_a_changed_constant_of_another_module_builds_again(project):
     run(project)
     (project / "constants.py").write_text("FACTOR = 3\n")
     assert run(project)["value"] == 145
+
+
+CONSTANTS = """
+import enum
+
+class Plain(enum.Enum):
+    STEP = {step}
+
+class Deep:
+    class Inner(enum.IntEnum):
+        START = {start}
+        OTHER = 7
+"""
+USES = """
+@fn
+def one(n: u64) -> u64:
+    return n + constants.Deep.Inner.OTHER
+@fn
+def two(n: u64) -> u64:
+    return one(n) * constants.Plain.STEP.value + constants.Deep.Inner.START
+"""
+
+
+def test_every_constant_a_function_can_name_is_in_the_key(project, monkeypatch):
+    import types
+
+    from both import declare
+
+    def key(step, start):
+        constants = types.ModuleType("constants")
+        exec(CONSTANTS.format(step=step, start=start), vars(constants))
+        monkeypatch.setattr("native.function._symbols", {})  # so that symbols are the same each time
+        return unit_key([declare(USES, constants=constants)["two"]], "")
+
+    monkeypatch.setattr("native.key.source_text", lambda filename: "")
+    assert key(2, 3) == key(2, 3)
+    assert len({key(2, 3), key(3, 3), key(2, 4)}) == 3
 
 
 def flip(path):
