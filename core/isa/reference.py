@@ -18,15 +18,15 @@ from core.isa.table import table
 OPERATORS = {
     "add": "+",
     "sub": "-",
-    "mul": "×",
+    "mul": "*",
     "and": "&",
     "or": "|",
     "xor": "^",
     "shl": "<<",
     "lshr": ">>",
     "ashr": ">>s",
-    "udiv": "÷",
-    "sdiv": "÷s",
+    "udiv": "/",
+    "sdiv": "/s",
     "urem": "mod",
     "srem": "mods",
     "eq": "=",
@@ -42,9 +42,9 @@ HEADER = """\
 
 Made from the table in `core/isa/` by `make docs`; do not edit. The encodings are the manual's, most significant bit
 first. In the formulas `x` and `f` are the integer and floating-point registers, `M32[a]` is 32 bits of memory at `a`,
-`v[n:0]` the lowest bits of `v`, `sext` and `zext` extend as far as it takes; arithmetic is modulo 2 to the width. `>>`, `÷`,
-`mod`, `<` and `≥` are unsigned, with an `s` signed. Functions named `fp…` are those of `core/cpu/softfloat`, rounded by
-the instruction's rounding mode where one is shown as `rm`.
+`v[n:0]` the lowest bits of `v`, `sext` and `zext` extend as far as it takes; arithmetic is modulo 2 to the width. `>>`,
+`/`, `mod`, `<` and `≥` are unsigned, with an `s` signed. Functions named `fp…` are those of `core/cpu/softfloat`,
+rounded by the instruction's rounding mode where one is shown as `rm`.
 """
 
 
