@@ -1,25 +1,18 @@
 """`bulkhead run`: start a machine and be its console until it ends.
 
-What must not leak is claimed in this order: the run directory (its lock goes with the last process that holds it), then
-the keeper (it ends everything when our channel closes). From before the claim on, ending signals only arrive in the
-console's loop, so that Ctrl-C works at every moment and leaves nothing behind.
+From before anything is claimed on, ending signals only arrive in the console's loop, so that Ctrl-C works at every
+moment and leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from launcher import __version__, show
-from launcher.child import module_command, module_environment
 from launcher.configfile import read_config
 from launcher.console import Console, Outcome, ending_signals
 from launcher.exitcodes import ExitCode, exit_code
@@ -27,15 +20,13 @@ from launcher.frame import CommandOutput
 from launcher.machine import Machine
 from launcher.options import RUN_OPTIONS, Given, Options
 from launcher.plan import Plan, describe_device, device_names, make_plan
-from launcher.rundir import RunDirectory, sweep
+from launcher.start import start
 from launcher.suggest import did_you_mean
 from launcher.terminal import RawTerminal, size
-from proto.channel import Channel, Packet
-from proto.errors import BulkheadError, ConfigError
+from proto.channel import Packet
+from proto.errors import ConfigError
 
 __all__ = ["run"]
-
-KEEPER_DEADLINE = 5.0  # seconds that a keeper without a client may take to end
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -107,78 +98,28 @@ def _terminal_size() -> tuple[int, int] | None:
     return size(1) if _interactive() else None
 
 
-# -- starting ----------------------------------------------------------------------------------------------------------
-
-
 def _start(plan: Plan, command: list[str]) -> int:
     with ending_signals() as signals:
-        directory = RunDirectory.claim(plan.name)
-        try:
-            machine = plan.prepare(directory)
-            ours, theirs = _serial_line(machine)
-            terminal = RawTerminal(0) if ours is not None and _interactive() else None
-            keeper, channel = _spawn_keeper(directory)
-        except BaseException:
-            directory.remove()
-            raise
-        directory.release()  # the keeper holds it now
-        _send_machine(channel, machine, theirs, terminal)
+        ours = plan.machine.serial.kind == "fd" and not plan.machine.detach
+        terminal = RawTerminal(0) if ours and _interactive() else None
+        started = start(plan, terminal)
         console = _RunConsole(
-            channel,
-            ours,
+            started.channel,
+            started.serial,
             signals,
             stdin=0 if not os.isatty(0) or _foreground(0) else None,
             stdout=1,
             terminal=terminal,
             command=CommandOutput(plan.command) if command else None,
         )
-        console.introduce(machine, keeper.pid)
-        with channel:
+        console.introduce(started.machine, started.keeper.pid)
+        with started.channel:
             outcome = console.run()
         if outcome.reason == "detached":
-            print(f"machine {machine.name} runs; end it with: bulkhead stop --machine {machine.name}")
+            print(f"machine {started.machine.name} runs; end it with: bulkhead stop --machine {started.machine.name}")
             return ExitCode.OK
-        _wait_for(keeper, outcome, directory)
+        started.wait(outcome)
     return _conclude(outcome, bool(command))
-
-
-def _serial_line(machine: Machine) -> tuple[socket.socket | None, socket.socket | None]:
-    if machine.serial.kind != "fd":
-        return None, None
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-
-
-def _spawn_keeper(directory: RunDirectory) -> tuple[subprocess.Popen[bytes], Channel]:
-    ours, theirs = Channel.pair()
-    arguments = [directory.name, str(directory.path), str(directory.scratch), str(theirs.fileno())]
-    arguments += [str(lock) for lock in directory.locks]
-    with theirs, open(directory.log("keeper"), "ab") as log:
-        keeper = subprocess.Popen(
-            [*module_command("launcher.keeper"), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=[theirs.fileno(), *directory.locks],
-            env={**module_environment(), "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # the terminal's signals are for us
-        )
-    return keeper, ours
-
-
-def _send_machine(
-    channel: Channel, machine: Machine, serial: socket.socket | None, terminal: RawTerminal | None
-) -> None:
-    fds: dict[str, int] = {}
-    body = machine.as_dict()
-    if serial is not None:
-        fds["serial"] = serial.fileno()
-    if terminal is not None:
-        fds["terminal"] = terminal.fd
-        body["terminal"] = terminal.saved
-    with contextlib.suppress(BulkheadError):  # it has died already: its end-of-file says so
-        channel.send("MACHINE", body, fds)
-    if serial is not None:
-        serial.close()
 
 
 # -- while it runs -----------------------------------------------------------------------------------------------------
@@ -222,24 +163,6 @@ class _RunConsole(Console):
             show.line(sys.stderr, f"serial line: {where}; Ctrl-C ends the machine", end)
         elif self.terminal is not None:
             show.line(sys.stderr, "Ctrl-A x quits, Ctrl-A h shows help", end)
-
-
-def _wait_for(keeper: subprocess.Popen[bytes], outcome: Outcome, directory: RunDirectory) -> None:
-    """Let the keeper end; if it died or hangs, clean up what it left."""
-    try:
-        keeper.wait(KEEPER_DEADLINE)
-    except subprocess.TimeoutExpired:
-        keeper.kill()
-        keeper.wait()
-    if keeper.returncode != 0:
-        if outcome.error.startswith("the keeper") and not outcome.hint:
-            with contextlib.suppress(OSError):
-                outcome.hint = directory.log("keeper").read_text(errors="replace")[-2000:].strip()
-            if keeper.returncode == -signal.SIGKILL:
-                outcome.reason, outcome.hint = "killed", ""
-        deadline = time.monotonic() + KEEPER_DEADLINE
-        while directory.path.exists() and time.monotonic() < deadline:
-            sweep()
 
 
 def _conclude(outcome: Outcome, command: bool) -> int:
