@@ -44,6 +44,8 @@ def interpret(hart: Hart) -> None:
 def run_hart(hart: Hart) -> None:
     """The body of a hart's thread: from here to the end of the machine, or CONTROL_EXIT."""
     board = Board(hart.board)
+    unpark(hart)
+    serve_requests(hart)
     board_wakes(hart)
     hart.activity = ACTIVITY_RUNNING
     while hart.control & CONTROL_EXIT == 0 and board.stopping == 0:
@@ -55,6 +57,7 @@ def run_hart(hart: Hart) -> None:
     hart.activity = ACTIVITY_IDLE
     hart.instret = retired(hart)
     board_sleeps(hart)
+    park(hart)
 
 
 @fn
@@ -163,6 +166,7 @@ def reset_hart(hart: Hart, pc: u64) -> None:
     hart.stimecmp = NEVER
     hart.reserved_width = 0
     hart.waiting = 0
+    hart.parked = 1  # until its thread runs
     pmp_update(hart)
     reset_tlbs(hart)
     select_banks(hart)
