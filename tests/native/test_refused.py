@@ -23,9 +23,9 @@ STATEMENTS = [
     ("x = i32(a) // i32(a)", 1, "// is for an unsigned type (signed: tdiv, trem), not i32"),
     ("x = tdiv(a, a)", 1, "tdiv is for a signed type, not u32"),
     ("a = a // 0", 1, "division by zero"),
-    ("a = +a", 1, "operator UAdd of u32"),
+    ("a = +a", 1, "operator + of one operand is not taken"),
     ("f = not a", 1, "a condition is a bool, not u32 (compare it with 0): a"),
-    ("f = ~f", 1, "operator Invert of bool"),
+    ("f = ~f", 1, "operator ~ of bool"),
     ("f = f and b", 1, "a condition is a bool"),
     ("f = f < f", 1, "bools are compared with == and != only"),
     ("f = a is a", 1, "this comparison is not taken"),
@@ -97,7 +97,7 @@ STATEMENTS = [
     ("x = min(a, b, b)", 1, "two arguments are needed, not 3"),
     ("x = u32(1, 2)", 1, "one argument is needed, not 2"),
     ("x = wrap32(f)", 1, "modular arithmetic of bool"),
-    ("x = -r", 1, "operator USub of Scratch"),
+    ("x = -r", 1, "operator - of Scratch"),
     ("x = r + r", 1, "+ is not for Scratch"),
 ]
 
