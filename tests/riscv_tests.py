@@ -63,12 +63,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run riscv-tests that have been built.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("names", nargs="*", help="only these")
-    parser.add_argument("--timeout", type=float, default=10.0)
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds a test may run")
+    parser.add_argument("--debug", action="store_true", help="with the checks of a debug build")
     options = parser.parse_args()
     tests = sorted(path for path in options.directory.iterdir() if TEST.match(path.name))
     if options.names:
         tests = [path for path in tests if path.name in options.names]
-    engine = load_engine()
+    engine = load_engine(debug=options.debug)
     passed: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for path in tests:
