@@ -25,8 +25,6 @@ from proto.errors import ConfigError, ProtocolError
 from proto.pages import PAGE_SIZE, CoreState, CoreStats, LinkMode
 
 INFLIGHT_QUEUE_SIZE = 1024  # entries a queue of the in-flight tables that the keeper makes
-WINDOW_BASE = 0x10010000  # MMIO windows of devices that are not virtio, one after the other
-WINDOW_SIZE = 0x1000
 SEED_BYTES = 64  # for the guest's random number generator
 
 
@@ -148,16 +146,16 @@ def assemble(start: Packet, report: Callable[[str], None]) -> Machine:
 def _describe(body: dict[str, Any]) -> virt.Machine:
     machine = body["machine"]
     devices = body["devices"]
-    windows = [device for device in devices if device["kind"] == "mmio"]
     return virt.Machine(
         memory=machine["memory"],
         harts=machine.get("harts", 1),
         slots=tuple(virt.Slot(device["slot"], device["id"]) for device in devices if device["kind"] == "virtio"),
         windows=tuple(
             virt.WindowRange(
-                device["id"], WINDOW_BASE + index * WINDOW_SIZE, WINDOW_SIZE, device["irq"], f"bulkhead,{device['id']}"
+                device["id"], device["address"], device["size"], device["irq"], device.get("compatible", "")
             )
-            for index, device in enumerate(windows)
+            for device in devices
+            if device["kind"] == "mmio"
         ),
         lockstep=machine.get("lockstep", False),
     )
