@@ -1,0 +1,106 @@
+"""`python -m bench`: run the benchmarks, print their figures, and keep them in docs/performance.md.
+
+Each benchmark is a module of this package with PEER, who it is compared with, and `measure(run)`, which yields its
+figures. Goals that are missed do not make the exit status 1; a benchmark that fails does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+
+from bench import page
+from bench.measure import Figure, Missing, Run, host
+
+BENCHMARKS = {
+    "mips": "speed of the interpreter",
+    "boot": "from the command to a prompt",
+    "ring": "block requests at the ring",
+    "link": "notifications and MMIO round trips",
+    "disk": "block requests from inside a guest",
+    "idle": "what idle machines cost",
+    "start": "starting processes",
+    "recovery": "from kill -9 of a device to its next answer",
+}
+
+
+class Progress:
+    """One line on standard error that is written over, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self.shown = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        if self.shown:
+            sys.stderr.write(f"\r\x1b[K{text[:110]}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        self("")
+
+
+def line(peer: str, figure: Figure) -> str:
+    """A figure for the screen."""
+    what, ours, theirs, ratio, spread, goal, note = page.row(figure)
+    text = f"  {what:44} {ours:>14}"
+    if theirs:
+        text += f"  {peer} {theirs:>12}  ratio {ratio.strip('*')}"
+    text += f"  ({spread})"
+    text += f"  goal {goal.replace('**', '')}" if goal else ""
+    return text + (f"  {note}" if note else "")
+
+
+def run_benchmark(name: str, quick: bool, quiet: bool) -> tuple[str, list[Figure]]:
+    """Run one; figures are printed as they come."""
+    module = importlib.import_module(f"bench.{name}")
+    progress = Progress()
+    figures = []
+    if not quiet:
+        print(f"{name}: {BENCHMARKS[name]}", flush=True)
+    try:
+        for figure in module.measure(Run(quick, lambda text: progress(f"  {name}: {text}"))):
+            progress.clear()
+            figures.append(figure)
+            if not quiet:
+                print(line(module.PEER, figure), flush=True)
+    finally:
+        progress.clear()
+    return module.PEER, figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Run the benchmarks.")
+    parser.add_argument("--only", metavar="NAME", action="append", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "--quick", action="store_true", help="see that it works: few rounds, and the page is left alone"
+    )
+    parser.add_argument("--json", action="store_true", help="print figures as JSON; the page is left alone")
+    options = parser.parse_args()
+    began, failed, results = time.monotonic(), False, {}
+    if not options.json:
+        print(f"on {host()}")
+    for name in options.only or BENCHMARKS:
+        try:
+            peer, figures = run_benchmark(name, options.quick, options.json)
+        except Missing as error:
+            print(f"{name}: skipped: {error}", file=sys.stderr)
+            continue
+        except Exception as error:
+            failed = True
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        results[name] = {"peer": peer, "figures": [figure.as_dict() for figure in figures]}
+        if not options.quick and not options.json:
+            page.update(name, peer, figures)
+    if options.json:
+        print(json.dumps({"host": host(), "results": results}, indent=1))
+    else:
+        print(f"{time.monotonic() - began:.0f} s" + ("" if options.quick else f"; the tables are in {page.PAGE}"))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
