@@ -142,6 +142,8 @@ class Function(Callee[P, R]):
     """An `@fn`. Calling it is the checked Python run."""
 
     def __init__(self, python: Callable[P, R], cc: str, inline: bool, cold: bool) -> None:
+        if inline and cold:
+            raise ValueError(f"{python.__name__} cannot be both inline and cold")
         super().__init__(python, _unique_symbol(python), cc)
         self.inline = inline
         self.cold = cold
