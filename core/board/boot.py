@@ -127,7 +127,7 @@ def _load_elf(path: str, data: bytes, machine: Machine) -> Loaded:
     try:
         entry, at, size, count = _elf_header(data, wide)
         headers = [_program_header(data, at + index * size, wide) for index in range(count)]
-        pieces = []
+        pieces: list[Piece] = []
         for kind, offset, physical, in_file, in_memory in headers:
             if kind != PT_LOAD or not in_memory:
                 continue
@@ -281,34 +281,35 @@ def _begin(
     """Where harts begin: in the boot ROM (M-mode), or at the kernel (S-mode, built-in SBI)."""
     tree = next(piece.address for piece in pieces if piece.name == "device tree")
     if firmware is not None:
-        rom = reset_rom(firmware.entry, tree, kernel.entry if kernel else 0)
+        rom = reset_rom(machine.xlen, firmware.entry, tree, kernel.entry if kernel else 0)
     elif files.bios == "none":
         assert kernel is not None
-        rom = reset_rom(kernel.entry, tree, 0)
+        rom = reset_rom(machine.xlen, kernel.entry, tree, 0)
     else:
         assert kernel is not None
         return Boot(pieces, b"", Mode.SUPERVISOR, kernel.entry, tree)
     return Boot(pieces, rom, Mode.MACHINE, ROM_BASE, tree)
 
 
-def reset_rom(entry: int, tree: int, next_address: int) -> bytes:
+def reset_rom(xlen: int, entry: int, tree: int, next_address: int) -> bytes:
     """The boot ROM, as QEMU's: jump to `entry` with a0 = mhartid, a1 = device tree, a2 = fw_dynamic_info.
 
     `next_address` is where OpenSBI's fw_dynamic goes on, in S-mode; 0 leaves it nothing to go on to.
     """
+    width = 3 if xlen == 64 else 2  # funct3 of ld, or of lw
     info = 0x28
     code = struct.pack(
         "<6I",
         0x00000297,  # auipc t0, 0
         0x00000613 | info << 20 | 5 << 15,  # addi a2, t0, info
         0xF1402573,  # csrr a0, mhartid
-        0x0202B583,  # ld a1, 32(t0)
-        0x0182B283,  # ld t0, 24(t0)
+        0x02028583 | width << 12,  # ld a1, 32(t0)
+        0x01828283 | width << 12,  # ld t0, 24(t0)
         0x00028067,  # jr t0
     )
     data = struct.pack("<QQ", entry, tree)
-    dynamic = struct.pack("<6Q", FW_DYNAMIC_MAGIC, FW_DYNAMIC_VERSION, next_address, NEXT_MODE_S, 0, 0)
-    return code + data + dynamic
+    fields = (FW_DYNAMIC_MAGIC, FW_DYNAMIC_VERSION, next_address, NEXT_MODE_S, 0, 0)
+    return code + data + struct.pack("<6Q" if xlen == 64 else "<6I", *fields)
 
 
 def place(boot: Boot, ram: memoryview) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from core.board import clint, plic, power, rtc, uart
 from core.board.map import FlatRange, Region, RegionKind, container, flatten
@@ -56,7 +55,8 @@ ISA_EXTENSIONS = ("zicntr", "zicsr", "zifencei")
 INSTRUCTIONS_PER_TICK = 10  # lockstep: mtime advances once in so many instructions (100 MIPS)
 
 
-class BusDevice(NamedTuple):
+@dataclass(frozen=True)
+class BusDevice:
     """What the bus table says about an MMIO region: the dispatch kind, and which one of its kind."""
 
     kind: BusKind
@@ -254,5 +254,5 @@ def _fill_bus(board: Board, ranges: list[FlatRange], ram_address: int, rom_addre
             entry.host = host + item.offset
         else:
             assert isinstance(item.region.device, BusDevice)
-            entry.kind, entry.index = item.region.device
+            entry.kind, entry.index = item.region.device.kind, item.region.device.index
     board.nranges = len(ranges)
