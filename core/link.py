@@ -56,8 +56,13 @@ class QueueState:
 class Port(Protocol):
     """The guest-visible half of a device, in the core: what the link needs of it."""
 
-    status: int  # virtio device status
-    driver_features: int
+    @property
+    def status(self) -> int:
+        """Virtio device status."""
+
+    @property
+    def driver_features(self) -> int:
+        """The features that the driver has accepted."""
 
     def attach(self, hello: dict[str, Any], epoch: int) -> None:
         """A process of `epoch` is there. Raises ProtocolError when it does not fit what the guest has already seen."""

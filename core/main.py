@@ -35,7 +35,9 @@ def main() -> int:
         return 1
     except Exception as error:
         traceback.print_exc()
-        channel.send("FAILED", {"error": f"{type(error).__name__}: {error}", "hint": "The core's log has the traceback."})
+        channel.send(
+            "FAILED", {"error": f"{type(error).__name__}: {error}", "hint": "The core's log has the traceback."}
+        )
         return 1
     signal.signal(signal.SIGTERM, lambda *_: process.stop())
     return process.run()

@@ -18,11 +18,11 @@ from typing import Any
 
 import zmq
 
-from core import events
 from core.assembly import Machine, assemble
 from core.console import Console, open_console
 from core.events import Event, EventKind, PowerReason
 from core.link import DeviceLink
+from native import Area
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed
 from proto.pages import CoreState
@@ -69,7 +69,7 @@ class CoreProcess:
         self._console_interests: dict[int, int] = {}
         self._stop = threading.Event()
         self._ended: tuple[str, int] | None = None
-        self._event_area = events.Area.allocate(Event.size())
+        self._event_area = Area.allocate(Event.size())
         self._event = Event(self._event_area.address)
         channel.send("READY", {"pid": os.getpid(), "serial": self.console.location})
 

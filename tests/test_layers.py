@@ -1,4 +1,4 @@
-"""Imports only ever point down: launcher, then core and devproc (neither imports the other), then proto, then native."""
+"""Imports only ever point down: launcher; core and devproc, neither of which imports the other; proto; native."""
 
 import ast
 from pathlib import Path

@@ -9,6 +9,7 @@ import pytest
 from core import events
 from core.cpu.engine import load_engine
 from core.events import CAPACITY, Event, EventKind, create_queue
+from native import Area
 
 
 class PythonRun:
@@ -27,7 +28,7 @@ def engine(request):
 @pytest.fixture
 def queue():
     area, queue = create_queue()
-    scratch = events.Area.allocate(Event.size())
+    scratch = Area.allocate(Event.size())
     yield queue, Event(scratch.address)
     os.close(queue.wakeup)
     scratch.close()
