@@ -93,7 +93,7 @@ class BareMachine:
             sent += bytes(self._scratch.view()[:count])
         return sent
 
-    def type(self, data: bytes) -> int:
+    def type_in(self, data: bytes) -> int:
         """Type on the UART; how many bytes it took."""
         self._scratch.view()[: len(data)] = data
         return int(self.engine.uart_give(self.board, self._scratch.address, len(data)))

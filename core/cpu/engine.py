@@ -19,7 +19,8 @@ from core.board.uart import uart_give, uart_take
 from core.board.window import window_answer, window_progress, window_state
 from core.cpu import calls
 from core.cpu.hart import reset_hart, run_hart
-from core.cpu.interpreter import H_CROSS, H_DECODE, interpreter_ir
+from core.cpu.handlers import H_CROSS, H_DECODE
+from core.cpu.interpreter import interpreter_ir
 from core.cpu.signal import clear_mip, control_hart, notify_hart, release_hart, set_mip
 from core.events import may_sleep, post_event, take_event
 from core.virtio.mmio import set_config, transport_answer, transport_needs_reset, transport_poll

@@ -12,7 +12,7 @@ from typing import Any
 from core.board.boot import Boot, Mode
 from core.board.state import HsmState
 from core.board.virt import RAM_BASE, ROM_BASE, ROM_SIZE, BuiltBoard, Machine
-from core.cpu.interpreter import H_CROSS, H_DECODE
+from core.cpu.handlers import H_CROSS, H_DECODE
 from core.cpu.state import CONTROL_EXIT, CONTROL_PAUSE, PAGE_SIZE, SLOT_PAGE_SIZE, Hart, SlotPage
 from core.cpu.status import SATP_BARE, SATP_SV39
 from native import Area

@@ -36,7 +36,7 @@ def pmp_update(hart: Hart) -> None:
         hart.pmp_first[index] = first
         hart.pmp_last[index] = last
         if matching != PMP_OFF:
-            active = u64(index) + 1
+            active = index + 1
         floor = address
     hart.pmp_active = active
 
@@ -90,7 +90,7 @@ def read_pmpcfg(hart: Hart, first: u64) -> u64:
     """The eight entries from `first` on, as pmpcfg0 and pmpcfg2 of RV64 show them."""
     value: u64 = 0
     for index in range(8):
-        value = value | u64(hart.pmpcfg[first + u64(index)]) << (8 * u64(index))
+        value = value | u64(hart.pmpcfg[first + index]) << (8 * index)
     return value
 
 
@@ -98,9 +98,9 @@ def read_pmpcfg(hart: Hart, first: u64) -> u64:
 def write_pmpcfg(hart: Hart, first: u64, value: u64) -> None:
     """Write eight entries; locked ones stay, and the reserved W without R loses W."""
     for index in range(8):
-        entry = first + u64(index)
+        entry = first + index
         if u64(hart.pmpcfg[entry]) & PMP_L == 0:
-            config = value >> (8 * u64(index)) & PMP_WRITABLE
+            config = value >> (8 * index) & PMP_WRITABLE
             if config & 3 == 2:
                 config = config & ~2
             hart.pmpcfg[entry] = u8(config)

@@ -105,9 +105,9 @@ def clear_slots(hart: Hart, number: u64) -> None:
     """Nothing of the page is decoded."""
     slots = slots_at(hart, number)
     for index in range(SLOTS_PER_PAGE):
-        Slot(slots + u64(index) * SLOT_SIZE).handler = hart.decode_handler
+        Slot(slots + index * SLOT_SIZE).handler = hart.decode_handler
     for index in range(SLOT_SENTINELS):
-        Slot(slots + u64(SLOTS_PER_PAGE + index) * SLOT_SIZE).handler = hart.cross_handler
+        Slot(slots + (SLOTS_PER_PAGE + index) * SLOT_SIZE).handler = hart.cross_handler
 
 
 @fn
