@@ -11,7 +11,7 @@ from launcher.exitcodes import ExitCode
 from proto.channel import Channel
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 
-__all__ = ["restart", "restart_arguments", "stop", "stop_arguments"]
+__all__ = ["await_running", "restart", "restart_arguments", "stop", "stop_arguments"]
 
 STOP_DEADLINE = 10.0  # seconds
 RESTART_DEADLINE = 15.0
@@ -51,13 +51,14 @@ def restart(arguments: argparse.Namespace) -> int:
     with connect(name) as channel:
         began = time.monotonic()
         epoch = request(channel, "RESTART", id=arguments.id)["epoch"]
-        row = _wait(channel, arguments.id, epoch, began + RESTART_DEADLINE)
+        row = await_running(channel, arguments.id, epoch, began + RESTART_DEADLINE)
         took = time.monotonic() - began
         print(f"{arguments.id} {row['pid']} serves, epoch {row['epoch']}, after {took * 1000:.0f} ms")
     return ExitCode.OK
 
 
-def _wait(channel: Channel, id: str, epoch: int, deadline: float) -> dict[str, Any]:
+def await_running(channel: Channel, id: str, epoch: int, deadline: float) -> dict[str, Any]:
+    """The row of `ps` of a device once its process of that epoch, or a later one, serves. Raises ConfigError."""
     while True:
         row: dict[str, Any] = next(row for row in request(channel, "PS")["processes"] if row["id"] == id)
         if row["epoch"] >= epoch and row["state"] == "running":

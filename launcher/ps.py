@@ -19,7 +19,7 @@ from launcher.rundir import machines
 from proto.channel import Channel
 from proto.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "tables"]
 
 GLANCE = 0.2  # seconds between the two looks of a single table
 PERIOD = 1.0  # seconds between two looks of a live one
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         choose_machine(None)  # raises: it knows what to say
     if arguments.watch:
         return _watch(names)
-    for text in _tables(names):
+    for text in tables(names):
         print(text)
     return ExitCode.OK
 
@@ -105,7 +105,8 @@ def _watch(names: list[str]) -> int:
     return ExitCode.OK
 
 
-def _tables(names: list[str]) -> list[str]:
+def tables(names: list[str]) -> list[str]:
+    """One table a machine, its rates over a short glance."""
     channels = {}
     for name in names:
         channels[name] = connect(name)

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from proto.errors import ConfigError
 
-__all__ = ["SEGMENT_PREFIX", "RunDirectory", "machines", "run_base", "scratch_base", "sweep"]
+__all__ = ["SEGMENT_PREFIX", "RunDirectory", "machines", "run_base", "scratch_base", "scratch_directory", "sweep"]
 
 SEGMENT_PREFIX = "bulkhead-"
 SEGMENT_AGE = 10.0  # seconds; a segment still named after that was left by a process killed in between
@@ -133,6 +133,19 @@ class RunDirectory:
         for path in (self.path, self.scratch):
             shutil.rmtree(path, ignore_errors=True)
         self.release()
+
+
+@contextlib.contextmanager
+def scratch_directory(name: str) -> Iterator[Path]:
+    """A directory for what several machines use in turn: gone at the end, swept should this process be killed."""
+    with _locked(scratch_base() / ".lock"):
+        path = scratch_base() / f"{name}.{secrets.token_hex(4)}"
+        lock = _make_locked(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
 
 
 def machines() -> list[str]:

@@ -76,6 +76,14 @@ VERBS = (
         takes_command=True,
     ),
     Verb(
+        "demo",
+        "show it working: Linux from a disk that lives in another process",
+        "bulkhead demo [--guest debian|bundled]",
+        "demo:run",
+        "demo:add_arguments",
+        "Boots twice, writes and verifies 64 MiB, kills the disk's process meanwhile, and leaves nothing behind.",
+    ),
+    Verb(
         "ps",
         "show the processes of running machines",
         "bulkhead ps [--machine NAME] [--watch] [--json]",
