@@ -18,8 +18,8 @@ from core.board.power import board_stop
 from core.board.uart import uart_give, uart_take
 from core.board.window import window_answer, window_progress, window_state
 from core.cpu import calls
-from core.cpu.hart import reset_hart, run_hart
 from core.cpu.handlers import H_CROSS, H_DECODE
+from core.cpu.hart import reset_hart, run_hart
 from core.cpu.interpreter import interpreter_ir
 from core.cpu.signal import clear_mip, control_hart, notify_hart, release_hart, set_mip
 from core.events import may_sleep, post_event, take_event
