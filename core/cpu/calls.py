@@ -53,8 +53,8 @@ CHANGES_PC = ("ecall", "mret", "sret")  # these leave hart.pc where to go on
 
 REQUIRE_FP = require_fp
 FP: dict[str, AnyFunction] = {
-    name: hostfloat.FAST.get(name, function) for name, function in vars(softfloat).items() if name.startswith("fp")
-}
+    name: function for name, function in vars(softfloat).items() if name.startswith("fp")
+} | hostfloat.FAST
 
 
 def all_calls() -> list[AnyFunction]:

@@ -98,7 +98,8 @@ NOPERANDS = len(OPERANDS)
 
 
 @external
-def handler_address(number: u32) -> u64: ...
+def handler_address(number: u32) -> u64:  # type: ignore[empty-body]
+    """Address of a handler, in the IR of the interpreter."""
 
 
 @fn

@@ -54,7 +54,7 @@ class IrValue:
         return f"i{self.width}"
 
 
-class Emitter(Builder):
+class Emitter(Builder[IrValue]):
     """Writes the IR of instructions, one after the other, into `lines`."""
 
     def __init__(self, xlen: int):
@@ -174,7 +174,7 @@ class Emitter(Builder):
         if isinstance(argument, int):
             sign = 1 << (width - 1)
             return str(((argument + sign) & ((1 << width) - 1)) - sign)
-        return argument.text
+        return str(argument.text)
 
     def const(self, value: int, width: int) -> IrValue:
         return IrValue(self._text(value, width), width)

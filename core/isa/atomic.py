@@ -5,12 +5,8 @@ The ordering bits only ever ask for less than what every one of these does here:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from core.isa.builder import RS1, RS2, Builder
-from core.isa.instruction import Instruction, instruction
-
-Meaning = Callable[[Builder], None]
+from core.isa.builder import RS1, RS2
+from core.isa.instruction import Instruction, Meaning, instruction
 
 # name, funct5, operation
 AMOS = (

@@ -105,7 +105,7 @@ AMO: dict[str, Callable[[Number, Number], int]] = {
 }
 
 
-class Evaluator(Builder):
+class Evaluator(Builder[Number]):
     """Executes decoded instructions on a state."""
 
     def __init__(self, state: State, xlen: int):

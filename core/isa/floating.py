@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.isa.builder import RS1, RS2, RS3, Builder, Value
-from core.isa.instruction import BOTH, Instruction, instruction
-
-Meaning = Callable[[Builder], None]
+from core.isa.builder import RS1, RS2, RS3, AnyBuilder, AnyValue, Builder
+from core.isa.instruction import BOTH, Instruction, Meaning, instruction
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ INTEGERS = (
 def _changing(meaning: Meaning) -> Meaning:
     """The meaning of an instruction that changes floating-point state."""
 
-    def changing(b: Builder) -> None:
+    def changing(b: AnyBuilder) -> None:
         b.require_fp(dirty=True)
         meaning(b)
 
@@ -52,7 +50,7 @@ def _changing(meaning: Meaning) -> Meaning:
 def _reading(meaning: Meaning) -> Meaning:
     """The meaning of an instruction that only reads floating-point registers."""
 
-    def reading(b: Builder) -> None:
+    def reading(b: AnyBuilder) -> None:
         b.require_fp(dirty=False)
         meaning(b)
 
@@ -72,7 +70,7 @@ def _arithmetic(operation: str, width: int, *operands: str) -> Meaning:
 
 
 def _fused(form: Format, negate_product: bool, negate_addend: bool) -> Meaning:
-    def meaning(b: Builder) -> None:
+    def meaning(b: AnyBuilder) -> None:
         first, second, addend = b.f(RS1, form.width), b.f(RS2, form.width), b.f(RS3, form.width)
         if negate_product:
             first = b.xor(first, form.sign)
@@ -83,8 +81,8 @@ def _fused(form: Format, negate_product: bool, negate_addend: bool) -> Meaning:
     return _changing(meaning)
 
 
-def _sign_injected(form: Format, sign: Callable[[Builder, Value, Value], Value]) -> Meaning:
-    def meaning(b: Builder) -> None:
+def _sign_injected(form: Format, sign: Callable[[AnyBuilder, AnyValue, AnyValue], AnyValue]) -> Meaning:
+    def meaning(b: AnyBuilder) -> None:
         magnitude, other = b.f(RS1, form.width), b.f(RS2, form.width)
         b.write_f(b.or_(b.and_(magnitude, form.sign - 1), b.and_(sign(b, magnitude, other), form.sign)))
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from core.isa.builder import Builder
+from core.isa.builder import AnyBuilder
 from core.isa.encoding import Encoding, parse
 
 BOTH = (32, 64)
+Meaning = Callable[[AnyBuilder], None]
 
 
 class Flow(Enum):
@@ -33,7 +34,7 @@ class Instruction:
     name: str
     encoding: Encoding
     syntax: str
-    meaning: Callable[[Builder], None] = field(repr=False)
+    meaning: Meaning = field(repr=False)
     extension: str
     flow: Flow = Flow.NEXT
     xlens: tuple[int, ...] = BOTH
@@ -62,10 +63,10 @@ class Compressed:
 
 def instruction(
     extension: str, flow: Flow = Flow.NEXT, xlens: tuple[int, ...] = BOTH
-) -> Callable[[str, str, str, Callable[[Builder], None]], Instruction]:
+) -> Callable[[str, str, str, Meaning], Instruction]:
     """A maker of the rows that share an extension: `row(name, encoding, syntax, meaning)`."""
 
-    def row(name: str, encoding: str, syntax: str, meaning: Callable[[Builder], None]) -> Instruction:
+    def row(name: str, encoding: str, syntax: str, meaning: Meaning) -> Instruction:
         return Instruction(name, parse(encoding), syntax, meaning, extension, flow, xlens)
 
     return row

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from core.isa.builder import RS1, RS2, Argument, Builder, Value
-from core.isa.instruction import Flow, instruction
+from core.isa.builder import RS1, RS2, AnyBuilder, AnyValue, Argument
+from core.isa.instruction import Flow, Meaning, instruction
 
 row = instruction("I")
 row64 = instruction("I", xlens=(64,))
 branch_row = instruction("I", Flow.BRANCH)
-Meaning = Callable[[Builder], None]
 
 
-def _address(b: Builder) -> Value:
+def _address(b: AnyBuilder) -> AnyValue:
     return b.add(b.x(RS1), b.imm())
 
 
@@ -29,32 +28,32 @@ def _shift(operation: str) -> Meaning:
     return lambda b: b.write(b.binary(operation, b.x(RS1), b.and_(b.x(RS2), b.xlen - 1)))
 
 
-def _set(predicate: str, second: Callable[[Builder], Argument]) -> Meaning:
+def _set(predicate: str, second: Callable[[AnyBuilder], Argument]) -> Meaning:
     return lambda b: b.write(b.zext(b.compare(predicate, b.x(RS1), second(b)), b.xlen))
 
 
-def word(operation: str, second: Callable[[Builder], Value]) -> Meaning:
+def word(operation: str, second: Callable[[AnyBuilder], AnyValue]) -> Meaning:
     """An operation on the lower 32 bits, its result sign-extended."""
     return lambda b: b.write(b.sext(b.binary(operation, b.low(b.x(RS1), 32), second(b)), b.xlen))
 
 
-def word_rs2(b: Builder) -> Value:
+def word_rs2(b: AnyBuilder) -> AnyValue:
     return b.low(b.x(RS2), 32)
 
 
-def _word_imm(b: Builder) -> Value:
+def _word_imm(b: AnyBuilder) -> AnyValue:
     return b.low(b.imm(), 32)
 
 
-def _word_count(b: Builder) -> Value:
+def _word_count(b: AnyBuilder) -> AnyValue:
     return b.and_(word_rs2(b), 31)
 
 
-def _rs2(b: Builder) -> Value:
+def _rs2(b: AnyBuilder) -> AnyValue:
     return b.x(RS2)
 
 
-def _imm(b: Builder) -> Value:
+def _imm(b: AnyBuilder) -> AnyValue:
     return b.imm()
 
 
@@ -72,12 +71,12 @@ def _store(width: int) -> Meaning:
     return lambda b: b.store(_address(b), b.low(b.x(RS2), width))
 
 
-def _jal(b: Builder) -> None:
+def _jal(b: AnyBuilder) -> None:
     b.write(b.next_pc())
     b.jump()
 
 
-def _jalr(b: Builder) -> None:
+def _jalr(b: AnyBuilder) -> None:
     target = b.and_(_address(b), -2)
     b.write(b.next_pc())
     b.jump_to(target)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from core.isa.builder import RS1, RS2, Builder, Value
-from core.isa.instruction import instruction
+from core.isa.builder import RS1, RS2, AnyBuilder, AnyValue
+from core.isa.instruction import Meaning, instruction
 from core.isa.integer import word, word_rs2
 
 row = instruction("M")
 row64 = instruction("M", xlens=(64,))
-Meaning = Callable[[Builder], None]
 
 
 def _high(extend_a: str, extend_b: str) -> Meaning:
     """The upper half of the product, each factor signed ("sext") or not ("zext")."""
 
-    def meaning(b: Builder) -> None:
+    def meaning(b: AnyBuilder) -> None:
         product = b.mul(getattr(b, extend_a)(b.x(RS1), 2 * b.xlen), getattr(b, extend_b)(b.x(RS2), 2 * b.xlen))
         b.write(b.low(b.binary("lshr", product, b.xlen), b.xlen))
 
     return meaning
 
 
-def _quotient(b: Builder, operation: str, dividend: Value, divisor: Value) -> Value:
+def _quotient(b: AnyBuilder, operation: str, dividend: AnyValue, divisor: AnyValue) -> AnyValue:
     """Division by zero and overflow have values, no traps (table 12.1). Dividing by 1 instead gives them:
 
     overflow's quotient is the dividend and its remainder 0; by zero, -1 and the dividend are put in afterwards.

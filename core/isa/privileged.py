@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from core.isa.builder import RD, RS1, RS2, Builder
-from core.isa.instruction import Flow, instruction
+from core.isa.builder import RD, RS1, RS2, AnyBuilder
+from core.isa.instruction import Flow, Meaning, instruction
 
 csr_row = instruction("Zicsr", Flow.SYSTEM)
 system_row = instruction("Privileged", Flow.SYSTEM)
-Meaning = Callable[[Builder], None]
 
 
-def _write_csr(b: Builder) -> None:
+def _write_csr(b: AnyBuilder) -> None:
     """CSRRW and CSRRWI always write; they do not read if rd is x0."""
     b.write(b.csr("write", b.x(RS1), reads=b.is_not_x0(RD), writes=True))
 
 
-def _write_csr_immediate(b: Builder) -> None:
+def _write_csr_immediate(b: AnyBuilder) -> None:
     b.write(b.csr("write", b.number(RS1), reads=b.is_not_x0(RD), writes=True))
 
 

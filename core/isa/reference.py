@@ -60,7 +60,7 @@ class Formula:
         return f"({self.text})" if self.is_compound else self.text
 
 
-class FormulaBuilder(Builder):
+class FormulaBuilder(Builder[Formula]):
     """Writes what an instruction does as statements."""
 
     def __init__(self, xlen: int):
@@ -160,8 +160,9 @@ class FormulaBuilder(Builder):
         self._say(f"pc = {target.text}")
 
     def csr(self, operation: str, value: Formula, reads: bool | Formula, writes: bool | Formula) -> Formula:
-        always = [f"{what} if {when.text}" for what, when in (("read", reads), ("written", writes)) if when is not True]
-        return Formula(f"csr_{operation}(csr, {value.text}{''.join(f'; {text}' for text in always)})", self.xlen)
+        sometimes = [(what, when) for what, when in (("read", reads), ("written", writes)) if isinstance(when, Formula)]
+        conditions = "".join(f"; {what} if {when.text}" for what, when in sometimes)
+        return Formula(f"csr_{operation}(csr, {value.text}{conditions})", self.xlen)
 
     def system(self, name: str, *arguments: Formula) -> None:
         self._say("the privileged architecture's " + name.upper())

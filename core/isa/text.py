@@ -40,14 +40,18 @@ def _set(bits: int) -> str:
     return "".join(letter for letter, bit in zip("iorw", (8, 4, 2, 1), strict=True) if bits & bit) or "unknown"
 
 
-# How each word of a syntax is written, given the instruction, its pc, and the names of CSRs.
 Names = Mapping[int, str]
-WRITERS: dict[str, Callable[[Insn, int, Names], str]] = {
-    **{name: lambda insn, pc, csrs, name=name: X_NAMES[insn.operand(name)] for name in ("rd", "rs1", "rs2")},
-    **{
-        f"f{name}": lambda insn, pc, csrs, name=name: F_NAMES[insn.operand(HOLDER[name])]
-        for name in ("rd", "rs1", "rs2", "rs3")
-    },
+Writer = Callable[[Insn, int, Names], str]
+
+
+def _register(names: tuple[str, ...], operand: str) -> Writer:
+    return lambda insn, pc, csrs: names[insn.operand(operand)]
+
+
+# How each word of a syntax is written, given the instruction, its pc, and the names of CSRs.
+WRITERS: dict[str, Writer] = {
+    **{name: _register(X_NAMES, name) for name in ("rd", "rs1", "rs2")},
+    **{f"f{name}": _register(F_NAMES, HOLDER[name]) for name in ("rd", "rs1", "rs2", "rs3")},
     "imm": lambda insn, pc, csrs: str(insn.imm),
     "shamt": lambda insn, pc, csrs: hex(insn.imm),
     "upper": lambda insn, pc, csrs: hex(insn.imm >> 12 & 0xFFFFF),
