@@ -1,0 +1,348 @@
+"""The life of a machine's processes: what is started, what is restarted, and that nothing outlives the machine.
+
+That nothing is left is checked after each of these tests, by the fixture every test has.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.exitcodes import ExitCode
+
+PROMPT = b"> "
+PROCESS_KEYS = {"id", "role", "pid", "state", "epoch", "restarts", "memory"}
+Start = Callable[..., Any]
+
+
+def runtime() -> Path:
+    return Path(os.environ["XDG_RUNTIME_DIR"]) / "bulkhead"
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def test_ps_has_the_shape_that_programs_rely_on(start: Start, disk: str) -> None:
+    machine = start("--disk", disk, "--device", "rng", "--name", "shape")
+    machine.expect(PROMPT)
+    seen = machine.ps()
+    assert set(seen) == {"machine", "qmp", "processes"}
+    assert seen["machine"] == "shape"
+    rows = {row["id"]: row for row in seen["processes"]}
+    assert list(rows) == ["core", "blk0", "rng0"]
+    for row in rows.values():
+        assert set(row) >= PROCESS_KEYS
+        assert row["state"] == "running"
+        os.kill(row["pid"], 0)
+        assert row["memory"] > 1 << 20
+    assert [row["role"] for row in rows.values()] == ["core", "blk", "rng"]
+    assert (rows["core"]["epoch"], rows["core"]["restarts"]) == (None, None)
+    assert (rows["blk0"]["epoch"], rows["blk0"]["restarts"]) == (1, 0)
+    assert rows["blk0"]["backend"] == f"file:{disk}"
+
+
+def test_ps_counts_requests(start: Start, disk: str) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    before = machine.row("blk0")
+    machine.type("read 0 8\n")
+    machine.expect(PROMPT)
+    after = machine.row("blk0")
+    assert after["requests"] > before["requests"]
+    assert after["bytes"] >= before["bytes"] + 8 * 512
+
+
+def test_ps_as_a_table(start: Start, disk: str, bulkhead: Any) -> None:
+    machine = start("--disk", disk, "--name", "tab")
+    machine.expect(PROMPT)
+    lines = bulkhead("ps").stdout.splitlines()
+    assert re.match(r"machine tab · running \d+s · \d+ MIPS", lines[0])
+    assert lines[1].split()[:5] == ["ID", "ROLE", "PID", "STATE", "EPOCH"]
+    assert [line.split()[0] for line in lines[2:]] == ["core", "blk0"]
+
+
+def test_the_guest_s_code_is_the_exit_code(start: Start) -> None:
+    assert start("--append", "cmd=exit,7", "--name", "a").wait(DEADLINE) == 7
+    assert start("--append", "cmd=exit,0", "--name", "b").wait(DEADLINE) == 0
+
+
+DEADLINE = 60.0
+
+
+def test_two_machines_side_by_side(start: Start, bulkhead: Any, tmp_path: Path) -> None:
+    one, two = start("--name", "one"), start("--name", "two", "--device", "rng")
+    one.expect(PROMPT)
+    two.expect(PROMPT)
+    refused = bulkhead("stop")
+    assert refused.returncode == ExitCode.ERROR and "Say which: --machine one" in refused.stderr
+    tables = bulkhead("ps").stdout
+    assert "machine one" in tables and "machine two" in tables
+    assert bulkhead("stop", "--machine", "one").returncode == 0
+    assert one.wait() == ExitCode.KILLED
+    two.type("exit 5\n")
+    assert two.wait() == 5
+
+
+def test_a_name_is_taken_once(start: Start, bulkhead: Any) -> None:
+    machine = start("--name", "only")
+    machine.expect(PROMPT)
+    second = bulkhead("run", "--guest", "bundled", "--name", "only")
+    assert second.returncode == ExitCode.ERROR
+    assert second.stderr.startswith("bulkhead: a machine named only is running")
+    machine.type("echo still here\n")
+    machine.expect(b"\nstill here")
+
+
+def test_machines_without_a_name_get_one(start: Start) -> None:
+    first, second = start(), start()
+    first.expect(PROMPT)
+    second.expect(PROMPT)
+    assert sorted(path.name for path in runtime().iterdir() if path.is_dir()) == ["vm1", "vm2"]
+
+
+def test_a_detached_machine_outlives_its_command(bulkhead: Any) -> None:
+    started = bulkhead("run", "--guest", "bundled", "--detach", "--name", "far")
+    assert started.returncode == 0, started.stderr
+    try:
+        assert "machine far" in bulkhead("ps").stdout
+        assert (runtime() / "far" / "serial").is_socket()
+    finally:
+        assert bulkhead("stop").returncode == 0
+    assert not (runtime() / "far").exists()
+
+
+def test_logs(start: Start, disk: str, bulkhead: Any, wait_until: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    os.kill(machine.row("blk0")["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.row("blk0")["epoch"] == 2, "the restart")
+    assert re.search(r"blk0 \(\d+\) was killed by SIGKILL", bulkhead("logs", "keeper").stdout)
+    assert "no process blk; did you mean blk0?" in bulkhead("logs", "blk9").stderr.replace("blk9", "blk")
+
+
+def test_a_reset_starts_the_machine_again(start: Start, disk: str) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    first = machine.row("core")["pid"]
+    machine.type("write 3 kept\npoke 0x100000 0x7777 4\n")
+    machine.expect(b"poke 0x100000 0x7777 4")
+    machine.expect(b"help says what there is")
+    machine.expect(PROMPT)
+    rows = {row["id"]: row for row in machine.ps()["processes"]}
+    assert rows["core"]["pid"] != first
+    assert (rows["blk0"]["epoch"], rows["blk0"]["restarts"]) == (2, 0)
+    machine.type("read 3\n")
+    machine.expect(b"kept")
+    machine.type("exit 4\n")
+    assert machine.wait() == 4
+
+
+def test_a_reset_ends_the_machine_when_asked_to(start: Start) -> None:
+    machine = start("--no-reboot")
+    machine.expect(PROMPT)
+    machine.type("poke 0x100000 0x7777 4\n")
+    assert machine.wait() == 0
+
+
+# -- death of parts ----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_device_comes_back_and_the_guest_goes_on(start: Start, disk: str, wait_until: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    machine.type("write 5 before\n")
+    machine.expect(PROMPT)
+    for epoch in (2, 3, 4):
+        os.kill(machine.row("blk0")["pid"], signal.SIGKILL)
+        machine.type("read 5\n")  # at once: it waits for the successor
+        machine.expect(b"before")
+        row = wait_until(lambda: (r := machine.row("blk0"))["state"] == "running" and r, "the restart")
+        assert (row["epoch"], row["restarts"]) == (epoch, epoch - 1)
+
+
+def test_restart_replaces_a_device(start: Start, disk: str, bulkhead: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    before = machine.row("blk0")["pid"]
+    answer = bulkhead("restart", "blk0")
+    assert answer.returncode == 0, answer.stderr
+    assert re.match(r"blk0 \d+ serves, epoch 2, after \d+ ms", answer.stdout)
+    assert machine.row("blk0")["pid"] != before
+    machine.type("read 0\n")
+    machine.expect(b"0000")
+    assert "cannot be restarted" in bulkhead("restart", "core").stderr
+    assert "did you mean" in bulkhead("restart", "blk7").stderr or "has no process" in bulkhead("restart", "x").stderr
+
+
+def test_a_device_that_keeps_dying_is_restarted_ever_later(start: Start, tmp_path: Path, wait_until: Any) -> None:
+    device = tmp_path / "dying.py"
+    marker = tmp_path / "die"
+    device.write_text(
+        "import os\nfrom devproc.device import Queue, VirtioDevice\n"
+        f"if os.path.exists({str(marker)!r}): os._exit(3)\n"
+        "class Dying(VirtioDevice):\n    device_id = 4\n    queues = (Queue('requests', size=8),)\n"
+    )
+    machine = start("--device", f"{device}:Dying")
+    machine.expect(PROMPT)
+    marker.touch()
+    os.kill(machine.row("dying0")["pid"], signal.SIGKILL)
+    row = wait_until(lambda: (r := machine.row("dying0"))["restarts"] >= 4 and r, "four restarts", 20)
+    assert "ended with status 3" in row["reason"] or "killed" in row["reason"]
+    machine.type("echo alive\n")
+    machine.expect(b"\nalive")
+    marker.unlink()
+    wait_until(lambda: machine.row("dying0")["state"] == "running", "the recovery", 20)
+
+
+@pytest.mark.parametrize("victim", ["client", "keeper", "core"])
+def test_kill_9_ends_everything(start: Start, disk: str, victim: str, wait_until: Any) -> None:
+    machine = start("--disk", disk, "--device", "rng")
+    machine.expect(PROMPT)
+    pids = [row["pid"] for row in machine.ps()["processes"]]
+    keeper = machine.keeper()
+    pid = {"client": machine.client.pid, "keeper": keeper.pid, "core": pids[0]}[victim]
+    began = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    machine.wait()
+    wait_until(lambda: not any(os.path.exists(f"/proc/{other}/exe") for other in pids), "the end", 3)
+    wait_until(lambda: not (runtime() / "vm1").exists(), "the removal of the run directory", 3)
+    assert time.monotonic() - began < 2.0
+    if victim != "client":
+        assert machine.client.returncode == ExitCode.KILLED
+
+
+def test_after_kill_9_of_everything_the_next_command_sweeps(start: Start, disk: str, bulkhead: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    pids = [machine.client.pid, machine.keeper().pid, *(row["pid"] for row in machine.ps()["processes"])]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    machine.wait()
+    assert (runtime() / "vm1").exists()
+    assert bulkhead("ps").returncode == ExitCode.ERROR
+    assert not (runtime() / "vm1").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_command_ends_the_machine(start: Start, number: signal.Signals) -> None:
+    machine = start()
+    machine.expect(PROMPT)
+    machine.client.send_signal(number)
+    assert machine.wait() == ExitCode.KILLED
+
+
+def test_a_signal_to_the_keeper_ends_the_machine(start: Start) -> None:
+    machine = start()
+    machine.expect(PROMPT)
+    machine.keeper().terminate()
+    assert machine.wait() == ExitCode.KILLED
+    assert "the keeper got SIGTERM" in machine.errors()
+
+
+def test_a_reader_that_goes_away_ends_the_machine(start: Start) -> None:
+    machine = start()
+    machine.expect(PROMPT)
+    machine.client.stdout.close()
+    machine.type("help\n")
+    assert machine.wait() == ExitCode.KILLED
+
+
+def test_ctrl_c_at_any_moment_leaves_nothing(start: Start, disk: str) -> None:
+    moments = random.Random(1)
+    for number in range(12):
+        machine = start("--disk", disk, "--name", f"c{number}")
+        time.sleep(moments.uniform(0.0, 0.9))  # the moment is the point
+        machine.client.send_signal(signal.SIGINT)
+        # The other two are the interpreter's, while it starts and there is no code of ours yet.
+        assert machine.wait() in (ExitCode.KILLED, 1, -signal.SIGINT)
+
+
+def test_stopped_processes_do_not_keep_a_machine_alive(start: Start, disk: str, bulkhead: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    for row in machine.ps()["processes"]:
+        os.kill(row["pid"], signal.SIGSTOP)
+    assert bulkhead("stop").returncode == 0
+    assert machine.wait() == ExitCode.KILLED
+
+
+# -- what cannot start -------------------------------------------------------------------------------------------------
+
+
+def refused(bulkhead: Any, *words: str) -> str:
+    answer = bulkhead("run", "--guest", "bundled", *words)
+    assert answer.returncode == ExitCode.ERROR
+    assert "Traceback" not in answer.stderr
+    return str(answer.stderr)
+
+
+def test_a_missing_image_is_an_error(bulkhead: Any, tmp_path: Path) -> None:
+    text = refused(bulkhead, "--disk", str(tmp_path / "none.img"))
+    assert "no such file" in text and "truncate -s" in text
+
+
+def test_an_image_of_odd_size_is_an_error(bulkhead: Any, tmp_path: Path) -> None:
+    path = tmp_path / "odd.img"
+    path.write_bytes(bytes(1000))
+    assert "a disk is a whole number of 512-byte sectors" in refused(bulkhead, "--disk", str(path))
+
+
+def test_an_image_in_use_is_an_error(start: Start, disk: str, bulkhead: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    assert "is locked" in refused(bulkhead, "--disk", disk)
+
+
+def test_a_wrong_property_is_an_error(bulkhead: Any, disk: str) -> None:
+    text = refused(bulkhead, "--disk", f"{disk},logical_blok=512")
+    assert "logical_blok" in text and "Did you mean logical_block?" in text
+
+
+def test_a_device_that_crashes_while_it_starts_shows_why(bulkhead: Any, tmp_path: Path) -> None:
+    device = tmp_path / "broken.py"
+    device.write_text(
+        "from devproc.device import VirtioDevice\n"
+        "class Broken(VirtioDevice):\n"
+        "    device_id = 4\n"
+        "    def start(self):\n"
+        "        return {}['absent']\n"
+    )
+    answer = bulkhead("run", "--guest", "bundled", "--device", f"{device}:Broken")
+    assert answer.returncode == ExitCode.ERROR
+    assert "broken0" in answer.stderr and "KeyError: 'absent'" in answer.stderr
+
+
+def test_an_empty_kernel_is_an_error(bulkhead: Any, tmp_path: Path) -> None:
+    path = tmp_path / "Image"
+    path.touch()
+    answer = bulkhead("run", "--kernel", str(path))
+    assert answer.returncode == ExitCode.ERROR and "is empty" in answer.stderr
+
+
+def test_more_memory_than_there_is_is_an_error(bulkhead: Any) -> None:
+    text = refused(bulkhead, "-m", "1T")
+    assert "no room for guest memory" in text and "-m" in text
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small /dev/shm needs root")
+def test_a_full_dev_shm_is_an_error_before_the_start(tmp_path: Path) -> None:
+    run = f"{sys.executable} -P -m launcher run --guest bundled -m 64M --append cmd=exit,3"
+    script = f"mount -t tmpfs -o size=70m tmpfs /dev/shm && {run}; echo $?; head -c 40m /dev/zero > /dev/shm/x; {run}"
+    answer = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    if "unshare" in answer.stderr:
+        pytest.skip("this container may not mount")
+    assert answer.stdout.rstrip().endswith("3")
+    assert answer.returncode == ExitCode.ERROR
+    assert "/dev/shm has no room for guest memory of 64 MiB" in answer.stderr
