@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import struct
 
 import machines
 import pytest
-from random_programs import Image, Program
+from random_programs import DATA, DATA_SIZE, POINTER, Image, Program, line
 from recipes import EXTENSIONS, FOR_THE_ENGINE, States, random_program
 from shrink import differing, explain, shrink
 
@@ -57,3 +58,39 @@ def test_a_difference_is_found_and_shrunk_to_the_instruction_that_makes_it():
     assert shortest.instructions() == 1
     assert shortest.describe().startswith("xor ")
     assert len(shortest.states) == 1
+
+
+BOXED = 0xFFFF_FFFF << 32
+SIGNALING, QUIET, INFINITY, ONE = 0x7FF0_0000_0000_0001, 0x7FF8 << 48, 0x7FF0 << 48, 0x3FF0 << 48
+
+# What recipes.py keeps off: units, and the floating-point registers f1 to f3 that they run on. When Unicorn learns one
+# of these, the test fails, and the recipe can do without its detour.
+OUTDATED = {
+    "a single-precision result is NaN-boxed": ((line("fadd.s", rd=4, rs1=1, rs2=2),), (BOXED, BOXED, 0)),
+    "a single-precision operand must be NaN-boxed": ((line("fsgnj.s", rd=4, rs1=1, rs2=1),), (ONE, 0, 0)),
+    "the minimum of a signalling NaN and a number is the number": (
+        (line("fmin.d", rd=4, rs1=1, rs2=2),),
+        (SIGNALING, ONE, 0),
+    ),
+    "infinity times zero is invalid whatever is added": (
+        (line("fmadd.d", rd=4, rs1=1, rs2=2, rs3=3),),
+        (INFINITY, 0, QUIET),
+    ),
+    "SC is for the width that LR reserved": (
+        (
+            line("addi", rd=POINTER, rs1=DATA),
+            line("lr.w", rd=10, rs1=POINTER),
+            line("sc.d", rd=11, rs1=POINTER, rs2=10),
+        ),
+        (0, 0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", OUTDATED)
+def test_unicorn_does_not_know_yet_that(rule):
+    unit, floats = OUTDATED[rule]
+    state = struct.pack("<64Q", *[0] * 33, *floats, *[0] * 28)
+    program = Program((unit,), (state,), bytes(DATA_SIZE), floats=64)
+    assert differing(machines.engine, machines.evaluator)([program]) == [False]
+    assert differing(machines.engine, machines.unicorn)([program]) == [True]
