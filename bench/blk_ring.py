@@ -7,6 +7,7 @@ prints IOPS and their ratio (median of the rounds, lowest and highest beside it)
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.driver import SLOT_HEADERS, Driver, load_driver
-from bench.frontend import GPA, FrontEnd
+from bench.frontend import GPA, FrontEnd, pinned
 from bench.vhost_user import StorageDaemon
 
 IMAGE_SIZE = 128 << 20
@@ -156,12 +157,12 @@ def main() -> int:
         print("qemu-storage-daemon is missing: apt install qemu-utils", file=sys.stderr)
         return 1
     rows = []
-    with tempfile.TemporaryDirectory(prefix="bulkhead-bench-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkhead-bench-"))
         image, other = make_image(folder), f"{folder}/other.img"
         shutil.copy(image, other)
         sides = Ours(image), Theirs(other)
-        if not options.no_pin and (os.cpu_count() or 1) > 1:
-            pin(sides)
+        stack.enter_context(contextlib.nullcontext() if options.no_pin else pinned(*(side.pid for side in sides)))
         try:
             for case in CASES:
                 rows.append(compare(sides, case, options.rounds, options.scale))
@@ -173,15 +174,6 @@ def main() -> int:
     if options.json:
         print(json.dumps(rows))
     return 0
-
-
-def pin(sides: tuple[Any, Any]) -> None:
-    """The driver on one host CPU and both devices on the next, as a host with a CPU to spare would place them."""
-    first, second = sorted(os.sched_getaffinity(0))[:2]
-    os.sched_setaffinity(0, {first})
-    for side in sides:
-        for thread in os.listdir(f"/proc/{side.pid}/task"):
-            os.sched_setaffinity(int(thread), {second})
 
 
 def compare(sides: tuple[Any, Any], case: Case, rounds: int, scale: float) -> dict[str, Any]:

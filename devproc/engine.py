@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from devproc.blk.fast import block_loop
-from devproc.loop import call, flush_and_call, loop_woken, wait_for_work
+from devproc.loop import call, flush_and_call, wait_for_work
 from native import Unit
 from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
 from proto.ring import ring_flush, ring_forget, ring_has_work, ring_pop, ring_put, ring_recover, ring_should_call
@@ -23,7 +23,6 @@ EXPORTS = [
     call,
     call_again,
     flush_and_call,
-    loop_woken,
     mmio_begin,
     mmio_end,
     ring_flush,

@@ -5,9 +5,11 @@ page), and then the core sends it nothing; so before it sleeps it must say so, p
 ring again. All that is here, once, and the loops that serve a device natively (`devproc.blk.fast`) are built of the
 same pieces.
 
-Staying awake by spinning pays only where a host core is free for it. The window adapts: a spin that finds work doubles
-it, one that does not halves it, down to nothing. It opens again when work keeps coming right after the loop lay down,
-and each failure of such a trial doubles the number of times that must be seen before the next one.
+Staying awake by spinning pays only where a host core is free for it, and then a lot. So it is measured: `sleep_gap`
+is how long a sleep lately lasted until there was work again, and a spin that does not find work within that time was
+wasted. Two in a row end the spinning. It is tried again when work keeps coming soon after the loop lay down, and each
+failure doubles the number of times that must be seen before the next trial. Now and then one sleep is taken instead
+of a spin, to measure.
 """
 
 from __future__ import annotations
@@ -28,29 +30,31 @@ from proto.pages import (
 from proto.ring import Ring, ring_arm, ring_disarm, ring_flush, ring_has_work, ring_should_call
 
 __all__ = [
-    "WINDOW_MAX",
+    "SPIN_MAX",
     "Loop",
     "Reason",
     "begin_turn",
     "flush_and_call",
+    "lie_down",
     "look",
-    "loop_woken",
     "rest",
     "stop_ring",
     "wait_for_work",
 ]
 
-WINDOW_MAX = 200_000  # ns; what two wake-ups by message cost, the core's and then ours
-WINDOW_MIN = 20_000
+SPIN_MAX = 200_000  # ns; what two wake-ups by message cost, the core's and then ours
+GAP_MAX = 800_000  # ns; longer sleeps count as this
 TRIALS_MAX = 1024
+STRIKES = 2  # wasted spins in a row that end the spinning
+MEASURE_EVERY = 256  # spins
 
 
 class Reason(IntEnum):
     """Why a loop came back."""
 
-    SLEEP = 0  # nothing to do, lying down: sleep in poll
+    SLEEP = 0  # nothing to do, lying down: send the CALLs that are due, if any, and sleep in poll
     WORK = 1  # `Loop.ready` has a bit for each queue with something to pop
-    CALL = 2  # `Loop.calls` has a bit for each queue for which a CALL must be sent
+    CALL = 2  # busy, but `Loop.calls` has a bit for each queue for which a CALL must be sent
     SERVICE = 3  # busy, but it is time to look at messages
     BROKEN = 4  # `Loop.broken` has a bit for each queue that stopped
 
@@ -65,10 +69,14 @@ class Loop(Record):
     ready: u32
     calls: u32
     broken: u32
-    window: u64  # ns to spin before lying down
-    lay_down: u64  # when
     deadline: u64  # when to return with SERVICE
-    trials: u32  # how often work must come right after lying down before the window opens again
+    lay_down: u64  # when
+    lying: u32  # not 0: the loop lay down and has not begun a turn since
+    sleep_gap: u64  # ns from lying down to work, a running mean
+    spinning: u32  # not 0: spin before lying down
+    strikes: u32  # spins wasted in a row
+    spins: u32  # since a sleep was measured
+    trials: u32  # how often work must come soon after lying down before spinning is tried again
     seen: u32  # how often it has
 
 
@@ -76,12 +84,13 @@ class Loop(Record):
 def begin_turn(loop: Loop, service_ns: u64) -> None:
     """Awake: say so, stop asking for notifications, set the time for SERVICE."""
     mine = DeviceToCore(loop.mine)
+    if loop.lying != 0:
+        _woken(loop)
     device_wakes(mine)
     mine.heartbeat = mine.heartbeat + 1
     for number in range(loop.count):
         ring_disarm(Ring(loop.rings[number]))
     loop.ready = 0
-    loop.calls = 0
     loop.broken = 0
     loop.deadline = monotonic_ns() + service_ns
 
@@ -121,49 +130,73 @@ def call(loop: Loop, queue: u32) -> None:
 
 @fn
 def _spin(loop: Loop) -> bool:
-    """Look at the rings for the length of the window. Adapts the window."""
-    if loop.window == 0 or (CoreToDevice(loop.theirs).mode & LinkMode.MESSAGES) != 0:
+    """Look at the rings for as long as a sleep would take. True when work came."""
+    if loop.spinning == 0 or (CoreToDevice(loop.theirs).mode & LinkMode.MESSAGES) != 0:
+        return False
+    loop.spins = loop.spins + 1
+    if loop.spins % MEASURE_EVERY == 0:
         return False
     mine = DeviceToCore(loop.mine)
     mine.spins = mine.spins + 1
-    end: u64 = monotonic_ns() + loop.window
-    while True:
+    length: u64 = loop.sleep_gap if loop.sleep_gap < SPIN_MAX else SPIN_MAX
+    begun: u64 = monotonic_ns()
+    now: u64 = begun
+    found: bool = False
+    while not found and now - begun <= length:
         for _ in range(u32(32)):
-            if look(loop):
-                loop.window = loop.window * 2 if loop.window < WINDOW_MAX // 2 else WINDOW_MAX
-                loop.trials = 1
-                return True
-            pause()
-        if monotonic_ns() > end:
-            break
-    loop.window = loop.window // 2
-    if loop.window < WINDOW_MIN:
-        loop.window = 0
-        loop.seen = 0
-        if loop.trials < TRIALS_MAX:
-            loop.trials = loop.trials * 2
-    return False
+            if not found:
+                found = look(loop)
+                pause()
+        now = monotonic_ns()
+    if found and now - begun <= length:
+        loop.strikes = 0
+        if loop.spins % 16 == 0 and loop.trials > 1:
+            loop.trials = loop.trials // 2
+    else:  # nothing came; or it came while the host ran somebody else here, and sleeping would have been as quick
+        _wasted(loop)
+    return found
+
+
+@fn(cold=True)
+def _wasted(loop: Loop) -> None:
+    loop.strikes = loop.strikes + 1
+    if loop.strikes < STRIKES:
+        return
+    loop.strikes = 0
+    loop.spinning = 0
+    loop.seen = 0
+    if loop.trials < TRIALS_MAX:
+        loop.trials = loop.trials * 2
 
 
 @fn
-def loop_woken(loop: Loop) -> None:
-    """The loop slept and was woken. Short sleeps, often enough, open the window for a trial."""
+def _woken(loop: Loop) -> None:
+    """The loop slept and was woken. Short sleeps, often enough, start a trial of spinning."""
     mine = DeviceToCore(loop.mine)
+    loop.lying = 0
     mine.wakeups = mine.wakeups + 1
-    if loop.window != 0 or monotonic_ns() - loop.lay_down > 2 * WINDOW_MAX:
+    gap: u64 = monotonic_ns() - loop.lay_down
+    if gap > GAP_MAX:
+        gap = GAP_MAX
+    loop.sleep_gap = (loop.sleep_gap * 7 + gap) // 8
+    if loop.spinning != 0 or gap > 2 * SPIN_MAX:
         return
     loop.seen = loop.seen + 1
     if loop.seen >= loop.trials:
         loop.seen = 0
-        loop.window = WINDOW_MAX
+        loop.spinning = 1
 
 
 @fn
 def rest(loop: Loop) -> bool:
     """Nothing to do: spin, then lie down. True when the loop may sleep; False when there is something to pop after
     all."""
-    if _spin(loop):
-        return False
+    return not _spin(loop) and lie_down(loop)
+
+
+@fn
+def lie_down(loop: Loop) -> bool:
+    """Say that the loop sleeps, and look at every ring once more. True when all were empty."""
     mine = DeviceToCore(loop.mine)
     for number in range(loop.count):
         ring_arm(Ring(loop.rings[number]))
@@ -175,6 +208,7 @@ def rest(loop: Loop) -> bool:
         return False
     device_quiet(mine, kicks)
     loop.lay_down = monotonic_ns()
+    loop.lying = 1
     return True
 
 

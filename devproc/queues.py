@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devproc.device import VirtioDevice
-from devproc.loop import WINDOW_MAX, Loop
+from devproc.loop import SPIN_MAX, Loop
 from devproc.request import Buffer, Request
 from native.memory import Area
 from proto.errors import BackendError, ProtocolError
@@ -27,6 +27,7 @@ __all__ = ["Pages", "Queues"]
 BATCH = 64  # requests handled before messages are looked at
 _CHAIN = struct.Struct("<HHIIIQQQ")  # proto.ring.Chain up to its segments
 _SEGMENT = struct.Struct("<QQIHH")  # proto.ring.Segment
+_READY, _CALLS = Loop.offset("ready") // 4, Loop.offset("calls") // 4  # read every turn: not through records
 assert _CHAIN.size == Chain.offset("segments") and _SEGMENT.size == Segment.size()
 
 
@@ -69,8 +70,10 @@ class Queues:
         self.loop = Loop(self._area.address)
         self.loop.mine = pages.device.address
         self.loop.theirs = pages.core.address
-        self.loop.window = WINDOW_MAX
+        self.loop.spinning = 1
+        self.loop.sleep_gap = SPIN_MAX
         self.loop.trials = 1
+        self._words = self._view[: Loop.size()].cast("I")
         self.chain = Chain(self._area.address + Loop.size())
         self._chain_at = Loop.size()
         self._queues: dict[int, _Queue] = {}
@@ -157,12 +160,20 @@ class Queues:
         for queue in self._queues.values():
             self._place(queue.ring, queue.setup)
 
+    def take_calls(self) -> int:
+        """The queues, a bit each, for which a CALL is due; it is the caller's to send now."""
+        calls = self._words[_CALLS]
+        if calls:
+            self._words[_CALLS] = 0
+        return calls
+
     # -- serving ---------------------------------------------------------------------------------------------------
 
     def work(self) -> None:
         """The readable path: pop and handle up to BATCH requests of every queue that has some."""
-        for queue in list(self._queues.values()):
-            if queue.enabled and self.loop.ready >> queue.ring.queue & 1:
+        ready = self._words[_READY]
+        for index, queue in list(self._queues.items()):
+            if queue.enabled and ready >> index & 1:
                 self._work_one(queue.ring)
 
     def report_broken(self) -> None:
@@ -177,6 +188,7 @@ class Queues:
     def close(self) -> None:
         """Release the native memory; nothing may run any more."""
         self.loop.count = 0
+        self._words.release()
         self._view.release()
         self._area.close()
 

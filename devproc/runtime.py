@@ -31,6 +31,7 @@ __all__ = ["Runtime"]
 HEARTBEAT = 1.0  # seconds: an idle device shows this often that it lives
 SERVICE_NS = 1_000_000  # a busy device looks at its messages this often
 RETRY = 0.01  # seconds until a message that ZeroMQ would not take is tried again
+_EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)  # ints: enums are slow
 HIGH_WATER = 1000  # messages ZeroMQ may hold for a core that does not read
 
 
@@ -106,38 +107,39 @@ class Runtime:
     def _turn(self) -> int:
         """Serve the queues until there is a reason to look elsewhere."""
         reason = self._run_loop()
-        loop = self._queues.loop if self._queues else None
-        if loop is None:
+        queues = self._queues
+        if queues is None:
             return reason
         if reason == Reason.WORK:
-            self._queues.work()
+            queues.work()
         elif reason == Reason.BROKEN:
-            self._queues.report_broken()
-        self._send_calls(loop.calls)
-        loop.calls = 0
+            queues.report_broken()
+        calls = queues.take_calls() | self._due
+        if calls:
+            self._send_calls(calls)
         return reason
 
     def _wait(self, timeout: float) -> None:
-        """Sleep, and handle whatever came. ZeroMQ's descriptor is edge-triggered: its events are drained every time."""
-        if timeout and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
-            timeout = 0.0
-        for fd, _ in self._poll.poll(timeout * 1000):
-            if fd == self._channel.fileno():
-                self._from_keeper()
-            elif fd in self._watched:
-                self._watched[fd]()
-        if timeout:
-            self._woken()
-        while not self.stopping:
+        """Sleep, and handle whatever came. ZeroMQ's descriptor is edge-triggered, and sending may swallow an edge:
+        its events are looked at before every sleep, and drained."""
+        events = self._socket.get(_EVENTS)
+        if not events & _POLLIN:
+            for fd, _ in self._poll.poll(timeout * 1000):
+                if fd == self._channel.fileno():
+                    self._from_keeper()
+                elif fd in self._watched:
+                    self._watched[fd]()
+                else:
+                    events = _POLLIN  # perhaps: then recv says that there is nothing
+        while events & _POLLIN and not self.stopping:
             try:
-                data = self._socket.recv(zmq.NOBLOCK)
+                data = self._socket.recv(_NOBLOCK)
             except zmq.Again:
                 return
             self._from_core(data)
-
-    def _woken(self) -> None:
-        if self._queues is not None:
-            self._engine.loop_woken(self._queues.loop)
+            if timeout:
+                return  # awake: serve first; what else there is, is found before the next sleep
+            events = self._socket.get(_EVENTS)
 
     def _from_core(self, data: bytes) -> None:
         try:
@@ -162,19 +164,18 @@ class Runtime:
     def _send(self, data: bytes) -> bool:
         """Never blocks: a core that does not read must not stop its devices."""
         try:
-            self._socket.send(data, zmq.NOBLOCK)
+            self._socket.send(data, _NOBLOCK)
         except zmq.Again:
             return False
         return True
 
     def _send_calls(self, calls: int) -> None:
-        due, self._due = self._due | calls, 0
-        while due:
-            queue = due.bit_length() - 1
+        self._due = calls
+        while self._due:
+            queue = self._due.bit_length() - 1
             if not self._session.post("CALL", {"queue": queue}):
-                self._due = due
                 return
-            due &= ~(1 << queue)
+            self._due &= ~(1 << queue)
 
     def _tell(self, kind: str, body: dict[str, Any]) -> None:
         try:
@@ -196,7 +197,7 @@ class Runtime:
     def _set_interrupt(self, level: bool) -> None:
         page = self._pages.device.address
         if self._engine.set_irq_level(page, int(level)) and self._engine.signal_core(page, self._pages.core.address, 0):
-            self._send_calls(1)
+            self._send_calls(self._due | 1)
 
     # -- beginning -------------------------------------------------------------------------------------------------
 

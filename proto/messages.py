@@ -29,8 +29,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntFlag
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -43,7 +43,6 @@ __all__ = [
     "MESSAGES",
     "VERSION",
     "Field",
-    "Flag",
     "Message",
     "MessageType",
     "decode",
@@ -58,15 +57,14 @@ MAX_BODY = 1 << 20
 MAX_CONFIG = 4096 - 0x100  # a virtio-mmio window is one page, configuration begins at 0x100
 MAX_REGIONS = 64
 MAX_TEXT = 4096
+SMALL = 16  # bytes of a body that is worth remembering: receivers do not change what is inside
 
 assert HEADER_SIZE == 40
 
 
-class Flag(IntFlag):
-    """Header flags."""
-
-    REPLY = 1
-    ERROR = 2
+FLAG_REPLY = 1
+FLAG_ERROR = 2
+_FLAGS = frozenset({0, FLAG_REPLY, FLAG_REPLY | FLAG_ERROR})
 
 
 # Types of fields. Each checks one value, decoded or to be encoded, and says what it takes.
@@ -184,7 +182,7 @@ class Field:
     optional: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MessageType:
     """One row of the table. `answer` is None for posted messages."""
 
@@ -427,8 +425,7 @@ _LIMITS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message, checked against the table."""
 
     name: str
@@ -459,7 +456,7 @@ def encode(
     packed: bytes = msgpack.packb(content)
     if len(packed) > MAX_BODY:
         raise ProtocolError(f"{name}: {len(packed)} bytes, at most {MAX_BODY}", field="length")
-    flags = (Flag.REPLY if reply else 0) | (Flag.ERROR if error else 0)
+    flags = (FLAG_REPLY if reply else 0) | (FLAG_ERROR if error else 0)
     return HEADER.pack(MAGIC, VERSION, kind.number, flags, 0, epoch, seq, correlation, len(packed), 0) + packed
 
 
@@ -477,14 +474,25 @@ def decode(data: bytes) -> Message:
         raise ProtocolError(f"there is no message type {number}", field="type", value=number)
     if reserved or spare:
         raise ProtocolError(f"{kind.name}: reserved bits are set", field="reserved")
-    if flags not in (0, Flag.REPLY, Flag.REPLY | Flag.ERROR):
+    if flags not in _FLAGS:
         raise ProtocolError(f"{kind.name}: flags {flags:#x}", field="flags", value=flags)
     if length != len(data) - HEADER_SIZE or length > MAX_BODY:
         raise ProtocolError(f"{kind.name}: length {length}, {len(data) - HEADER_SIZE} bytes follow", field="length")
-    reply, error = bool(flags & Flag.REPLY), bool(flags & Flag.ERROR)
-    body = _unpack(kind.name, data[HEADER_SIZE:])
-    _structure(kind, reply, error).check(body, kind.name)
+    reply, error = flags & FLAG_REPLY != 0, flags & FLAG_ERROR != 0
+    if length <= SMALL:
+        body = _small_body(kind, reply, error, data[HEADER_SIZE:]).copy()
+    else:
+        body = _body(kind, reply, error, data[HEADER_SIZE:])
     return Message(kind.name, body, epoch, seq, correlation, reply, error)
+
+
+def _body(kind: MessageType, reply: bool, error: bool, data: bytes) -> dict[str, Any]:
+    body: dict[str, Any] = _unpack(kind.name, data)
+    _structure(kind, reply, error).check(body, kind.name)
+    return body
+
+
+_small_body = lru_cache(256)(_body)  # KICK, CALL and empty answers are the same few bodies over and over
 
 
 def _structure(kind: MessageType, reply: bool, error: bool) -> Structure:

@@ -6,7 +6,7 @@ goes straight between guest RAM and the file. A test runs both on the same reque
 
 from __future__ import annotations
 
-from devproc.loop import Loop, Reason, begin_turn, flush_and_call, rest, stop_ring
+from devproc.loop import Loop, Reason, begin_turn, flush_and_call, lie_down, rest, stop_ring
 from native import (
     Array,
     Record,
@@ -310,7 +310,7 @@ def block_loop(loop: Loop, block: Block, service_ns: u64) -> u32:
         if loop.broken != 0:
             return Reason.BROKEN
         if loop.calls != 0:
-            return Reason.CALL
+            return Reason.SLEEP if loop.spinning == 0 and lie_down(loop) else Reason.CALL
         if worked:
             if monotonic_ns() > loop.deadline:
                 return Reason.SERVICE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 
@@ -60,7 +61,7 @@ class Disk:
 def split(size: int, pieces: int) -> list[tuple[int, int]]:
     """`size` bytes in so many pieces, as (start, size)."""
     bounds = [size * number // pieces for number in range(pieces + 1)]
-    return [(low, high - low) for low, high in zip(bounds, bounds[1:], strict=False) if high > low]
+    return [(low, high - low) for low, high in itertools.pairwise(bounds) if high > low]
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from bench.blk_ring import Case, prepare
 from bench.driver import Stop
+from bench.blk_ring import Case, prepare
 from proto.virtio import BlkType
 
 
