@@ -60,6 +60,7 @@ class Emitter(Builder[IrValue]):
     def __init__(self, xlen: int):
         self.xlen = xlen
         self.lines: list[str] = []
+        self.here = ""  # the block that is being written
         self._names = 0
 
     # text
@@ -68,11 +69,13 @@ class Emitter(Builder[IrValue]):
         self.lines.append(f"  {text}")
 
     def let(self, expression: str) -> str:
+        """Give an instruction's result a name; the name."""
         self._names += 1
         self.line(f"%v{self._names} = {expression}")
         return f"%v{self._names}"
 
     def value(self, expression: str, width: int) -> IrValue:
+        """The same, as a value."""
         return IrValue(self.let(expression), width)
 
     def new_label(self, hint: str) -> str:
@@ -80,7 +83,9 @@ class Emitter(Builder[IrValue]):
         return f"{hint}{self._names}"
 
     def label(self, name: str) -> None:
+        """Start a block."""
         self.lines.append(f"{name}:")
+        self.here = name
 
     def go(self, label: str) -> None:
         self.line(f"br label %{label}")
@@ -95,14 +100,10 @@ class Emitter(Builder[IrValue]):
         pairs = ", ".join(f"[ {value.text}, %{block} ]" for value, block in sources)
         return self.value(f"phi {sources[0][0].type} {pairs}", sources[0][0].width)
 
-    def block(self, name: str) -> str:
-        """Start a block, and return its name."""
-        self.label(name)
-        return name
-
     # the hart's own state
 
     def field(self, record: type[Record], base: str, name: str) -> str:
+        """Pointer to a field of the record at `base`."""
         return self.let(f"getelementptr i8, ptr {base}, i64 {record.offset(name)}")
 
     def read(self, name: str, width: int = 64) -> IrValue:
@@ -110,6 +111,7 @@ class Emitter(Builder[IrValue]):
         return self.value(f"load i{width}, ptr {self.field(Hart, '%hart', name)}{HART_SCOPE}", width)
 
     def update(self, name: str, value: IrValue | int, width: int = 64) -> None:
+        """Write a field of the hart."""
         text = value.text if isinstance(value, IrValue) else str(value)
         self.line(f"store i{width} {text}, ptr {self.field(Hart, '%hart', name)}{HART_SCOPE}")
 
@@ -133,7 +135,7 @@ class Emitter(Builder[IrValue]):
         return (self.zext(argument, width) if argument.width < width else self.low(argument, width)).text
 
     def call_out(self, function: Callee[Any, Any], *arguments: IrValue | int) -> IrValue | None:
-        """Call a function that needs to know where the hart is, and may trap."""
+        """Call a function that looks at pc or budget, or may trap; leave if it has."""
         self.publish()
         result = self.call(function, *arguments)
         go_on = self.new_label("untrapped")
@@ -142,10 +144,10 @@ class Emitter(Builder[IrValue]):
         self.label(trapped)
         self.leave_trapped()
         self.label(go_on)
-        self._block = go_on
         return result
 
     def call_for(self, function: Callee[Any, Any], *arguments: IrValue | int) -> IrValue:
+        """The same for a function that has a result."""
         result = self.call_out(function, *arguments)
         assert result is not None
         return result
@@ -230,7 +232,7 @@ class Emitter(Builder[IrValue]):
         self.fork(valid, hit, miss, LIKELY)
         self.label(miss)
         slow = self.low(self.call_for(calls.LOAD_SLOW, address, width // 8), width)
-        slow_block = self._block
+        slow_block = self.here
         self.go(done)
         self.label(hit)
         pointer = self._host(addend, address)
@@ -261,7 +263,7 @@ class Emitter(Builder[IrValue]):
         self.label(miss)
         number = AMO_OPERATIONS.index(operation)
         slow = self.low(self.call_for(calls.AMO_SLOW, address, number, width // 8, value), width)
-        slow_block = self._block
+        slow_block = self.here
         self.go(done)
         self.label(hit)
         pointer = self._host(addend, address)

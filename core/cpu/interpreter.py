@@ -59,8 +59,7 @@ class InterpreterBuilder(Emitter):
         self.instruction = instruction
         self.length = length
         self.variant = variant
-        self._left = False
-        self._signed_pc: IrValue | None = None
+        self._left = False  # nothing more to write: the instruction has gone on
 
     # operands
 
@@ -95,9 +94,6 @@ class InterpreterBuilder(Emitter):
 
     def number(self, operand: str) -> IrValue:
         return self.zext(self.slot(operand, 8), self.xlen)
-
-    def is_x0(self, operand: str) -> IrValue:
-        return self.compare("eq", self.slot(operand, 8), ZERO_SINK if operand == RD else 0)
 
     def is_not_x0(self, operand: str) -> IrValue:
         return self.compare("ne", self.slot(operand, 8), ZERO_SINK if operand == RD else 0)
@@ -138,7 +134,7 @@ class InterpreterBuilder(Emitter):
 
     def leave_trapped(self) -> None:
         self.leave(f"@{H_TRAP}")
-        self._left = False
+        self._left = False  # this was a side path
 
     def resume(self, pc: IrValue, budget: str) -> None:
         """Go on at pc the long way."""

@@ -85,12 +85,8 @@ class Builder(ABC, Generic[V]):
         """The number in the operand's field itself, xlen bits: the immediate of CSRRWI, for one."""
 
     @abstractmethod
-    def is_x0(self, operand: str) -> V:
-        """Does the operand name register 0 (or is its field zero)?"""
-
-    @abstractmethod
     def is_not_x0(self, operand: str) -> V:
-        """Does the operand name another register?"""
+        """Does the operand name another register than x0 (or is its field not zero)?"""
 
     @abstractmethod
     def pc(self) -> V:

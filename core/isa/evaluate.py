@@ -150,9 +150,6 @@ class Evaluator(Builder[Number]):
     def number(self, operand: str) -> Number:
         return self.const(self.insn.operand(operand), self.xlen)
 
-    def is_x0(self, operand: str) -> Number:
-        return Number(int(self.insn.operand(operand) == 0), 1)
-
     def is_not_x0(self, operand: str) -> Number:
         return Number(int(self.insn.operand(operand) != 0), 1)
 

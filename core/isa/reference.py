@@ -92,9 +92,6 @@ class FormulaBuilder(Builder[Formula]):
     def number(self, operand: str) -> Formula:
         return Formula(operand, self.xlen)
 
-    def is_x0(self, operand: str) -> Formula:
-        return Formula(f"{operand} = 0", 1, True)
-
     def is_not_x0(self, operand: str) -> Formula:
         return Formula(f"{operand} ≠ 0", 1, True)
 
