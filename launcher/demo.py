@@ -245,7 +245,7 @@ class _DemoConsole(Console):
         self._screen = screen
         self._facts = facts
         self._text = b""
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._ready_early = False  # the guest said so before the keeper said that it runs
 
     def heard(self, packet: Packet) -> None:
         """The keeper's news."""
@@ -253,6 +253,8 @@ class _DemoConsole(Console):
             self._screen.line(show.process_line(self._keeper, packet.body["processes"]))
             self._screen.step("kernel entered")
             self._look()
+            if self._ready_early:
+                self._said_ready()
 
     def _open_input(self) -> None:
         if self.handed_over:
@@ -279,10 +281,12 @@ class _DemoConsole(Console):
     # -- what the guest says -----------------------------------------------------------------------------------------
 
     def _said_ready(self) -> None:
-        core = self._look()["core"]
+        if not self.running:
+            self._ready_early = True
+            return
+        count = self._look()["core"]["instructions"]
         took = self._screen.elapsed - self._screen.last
-        count = core["instructions"]
-        note = f"{count / 1e9:.2f} G instructions · {count / took / 1e6:.0f} MIPS"
+        note = f"{count / 1e9:.2f} G instructions · {count / took / 1e6:.0f} MIPS" if count else ""
         self._screen.step("shell ready, its root on a disk in blk0" if self.command else "shell ready", note)
         if not self._facts.killed:
             for row in ps.tables([self._name])[0].splitlines():
