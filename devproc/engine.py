@@ -18,7 +18,7 @@ from proto.ring import ring_flush, ring_forget, ring_has_work, ring_pop, ring_pu
 
 __all__ = ["EXPORTS", "load_engine"]
 
-EXPORTS = [
+EXPORTS: list[Any] = [
     block_loop,
     call,
     call_again,

@@ -29,10 +29,11 @@ class Mailbox(MmioDevice):
 
     def mmio_read(self, offset: int, size: int) -> int:
         if offset == DATA and self.words:
-            word = self.words.pop(0)
+            word: int = self.words.pop(0)
             self._update()
             return word
-        return {COUNT: len(self.words), CONTROL: self.control, SPACE: self.depth - len(self.words)}.get(offset, 0)
+        registers = {COUNT: len(self.words), CONTROL: self.control, SPACE: self.depth - len(self.words)}
+        return int(registers.get(offset, 0))
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         if offset == DATA and len(self.words) < self.depth:

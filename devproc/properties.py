@@ -9,7 +9,7 @@ wrong one is a ConfigError that names the property, the value and what would be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from proto.errors import ConfigError
@@ -69,7 +69,8 @@ class Property:
             raise ConfigError(f"{self.name}={value}: expected {self.expected()}", value=value) from None
         if self.choices and parsed not in self.choices:
             raise ConfigError(f"{self.name}={value}: expected {self.expected()}", value=value)
-        if (self.minimum is not None and parsed < self.minimum) or (self.maximum is not None and parsed > self.maximum):
+        low, high = self.minimum, self.maximum
+        if (low is not None and parsed < low) or (high is not None and parsed > high):
             raise ConfigError(f"{self.name}={value}: expected {self.expected()}", value=value)
         return parsed
 
@@ -107,7 +108,7 @@ def _parse_str(value: Any) -> str:
     return value
 
 
-_PARSERS = {str: _parse_str, int: _parse_int, bool: _parse_bool, Size: _parse_size}
+_PARSERS: dict[type, Callable[[Any], Any]] = {str: _parse_str, int: _parse_int, bool: _parse_bool, Size: _parse_size}
 
 
 def properties_of(cls: type) -> dict[str, Property]:

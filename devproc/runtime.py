@@ -64,7 +64,7 @@ class Runtime:
             self._send,
         )
         self._poll = select.poll()
-        self._poll.register(self._socket.fd, select.POLLIN)
+        self._poll.register(int(self._socket.fd), select.POLLIN)
         self._poll.register(channel, select.POLLIN)
         self._watched: dict[int, Callable[[], None]] = {}
         if isinstance(self.device, VirtioDevice):
@@ -122,7 +122,7 @@ class Runtime:
     def _wait(self, timeout: float) -> None:
         """Sleep, and handle whatever came. ZeroMQ's descriptor is edge-triggered, and sending may swallow an edge:
         its events are looked at before every sleep, and drained."""
-        events = self._socket.get(_EVENTS)
+        events = self._events()
         if not events & _POLLIN:
             for fd, _ in self._poll.poll(timeout * 1000):
                 if fd == self._channel.fileno():
@@ -139,7 +139,10 @@ class Runtime:
             self._from_core(data)
             if timeout:
                 return  # awake: serve first; what else there is, is found before the next sleep
-            events = self._socket.get(_EVENTS)
+            events = self._events()
+
+    def _events(self) -> int:
+        return int(self._socket.get(_EVENTS))
 
     def _from_core(self, data: bytes) -> None:
         try:

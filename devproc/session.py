@@ -339,7 +339,7 @@ class Session:
         offset, size = body["offset"], body["size"]
         if size not in (1, 2, 4, 8):
             raise ProtocolError(f"an access of {size} bytes", field="size", value=size)
-        return offset % size == 0 and offset + size <= device.mmio_size
+        return bool(offset % size == 0 and offset + size <= device.mmio_size)
 
 
 def _refusal(error: BulkheadError) -> dict[str, Any]:

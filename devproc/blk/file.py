@@ -97,8 +97,12 @@ def _open(path: str, read_only: bool) -> int:
     except (PermissionError, OSError) as error:
         if not read_only and error.errno in _UNWRITABLE:
             hint = f"Use it read-only:  --disk file:{path},ro"
-            raise ConfigError(f"cannot write to {name}: {error.strerror.lower()}", hint=hint) from None
-        raise ConfigError(f"cannot open {path}: {(error.strerror or str(error)).lower()}") from None
+            raise ConfigError(f"cannot write to {name}: {_reason(error)}", hint=hint) from None
+        raise ConfigError(f"cannot open {path}: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 _UNWRITABLE = (1, 13, 26, 30)  # EPERM, EACCES, ETXTBSY, EROFS
