@@ -191,7 +191,7 @@ def external(python: Callable[P, R], /) -> External[P, R]: ...
 @overload
 def external(*, symbol: str | None = None, cc: str = "ccc") -> Callable[[Callable[P, R]], External[P, R]]: ...
 def external(python: Any = None, /, *, symbol: str | None = None, cc: str = "ccc") -> Any:
-    """Declare a function that IR text defines; its own body is ignored."""
+    """Declare a function that IR text defines, or an `@fn` elsewhere that has this symbol; its own body is ignored."""
     if python is None:
         return lambda python: External(python, symbol, cc)
     return External(python, symbol, cc)

@@ -12,7 +12,8 @@ from typing import Any
 from native.compiler import compile_function
 from native.errors import CompileError
 from native.failure import FAILURE_IR, Site
-from native.function import AnyFunction, Callee, External, Function, Table
+from native.function import AnyFunction, Callee, Function, Table
+from native.interface import check_interfaces
 from native.intrinsics import Intrinsic
 from native.llvmfunction import FunctionText, header
 
@@ -35,7 +36,8 @@ class Module:
         self._declares: dict[str, str] = {}
         self._tables: dict[str, Table] = {}
         self._waiting: list[AnyFunction] = []
-        self._seen: dict[str, Callee[..., Any]] = {}
+        self._functions: dict[str, AnyFunction] = {}
+        self._externals: list[Callee[..., Any]] = []
 
     def add(self, functions: Iterable[AnyFunction]) -> None:
         """Compile functions and everything they call."""
@@ -56,14 +58,14 @@ class Module:
 
     def use(self, callee: Callee[..., Any]) -> None:
         """Note that something calls it."""
-        known = self._seen.setdefault(callee.symbol, callee)
-        if known is not callee and not isinstance(callee, External):
-            raise CompileError(f"two functions are called {callee.symbol}")
-        if known is callee and callee.symbol not in self._texts and callee not in self._waiting:
-            if isinstance(callee, Function):
+        if isinstance(callee, Function):
+            if callee.symbol not in self._functions:
+                self._functions[callee.symbol] = callee
                 self._waiting.append(callee)
-            elif callee.symbol not in self._defined:
-                self._declares[callee.symbol] = f"declare {header(callee, [''] * len(callee.signature.params))}"
+            elif self._functions[callee.symbol] is not callee:
+                raise CompileError(f"two functions are called {callee.symbol}")
+        else:
+            self._externals.append(callee)
 
     def use_intrinsic(self, intrinsic: Intrinsic[..., Any]) -> None:
         if intrinsic.declares:
@@ -72,12 +74,24 @@ class Module:
             self._declares.setdefault(name[1], intrinsic.declares)
 
     def text(self) -> str:
-        """The whole module."""
+        """The whole module. What one part declares and another defines is declared no more."""
+        for external in self._externals:
+            self.declare_external(external)
+        check_interfaces(self._extra, {**{e.symbol: e for e in self._externals}, **self._functions})
         own = "\n".join([*self._declares.values(), *(FAILURE_IR,) * self.debug])
-        mine = {*self._texts, *_DEFINED.findall(own), *_DECLARED.findall(own)}
+        mine = {*self._functions, *_DEFINED.findall(own), *_DECLARED.findall(own)}
         extra = _DECLARED.sub(lambda m: "" if m[1] in mine | self._defined else m[0], self._extra)
         tables = (_table_text(t) for t in self._tables.values())
         return "\n".join([own, *tables, *self._texts.values(), extra, ""])
+
+    def declare_external(self, external: Callee[..., Any]) -> None:
+        """It is defined in the IR text, or by a function of that symbol, or (the linker will say so) nowhere."""
+        function = self._functions.get(external.symbol)
+        text = header(external, [""] * len(external.signature.params))
+        if function is not None and text != header(function, [""] * len(function.signature.params)):
+            raise external.error(f"is not declared as {function.symbol} is defined")
+        if function is None and external.symbol not in self._defined:
+            self._declares[external.symbol] = f"declare {text}"
 
 
 def _table_text(table: Table) -> str:

@@ -7,7 +7,7 @@ import llvmlite.binding as llvm
 import pytest
 from both import declare
 
-from native import LinkError, Unit, external, fn, u64, u128
+from native import CompileError, LinkError, Unit, external, fn, u64, u128
 from native.codegen import compile_object
 from native.image import LIBRARY, Image
 from native.linker import link
@@ -228,6 +228,48 @@ def test_an_external_runs_its_stand_in():
         assert enter_missing(1) == 2
     finally:
         missing._stand_in = None
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("call i64 @{s}(i64 %n)", "call i64 @{s}(i32 5)", r"line 13 calls {s} as i64 \(i32\), it is i64 \(i64\)"),
+        ("call i64 @{s}(i64 %n)", "call i64 @{s}(i64 5, i64 6)", r"calls {s} as i64 \(i64, i64\)"),
+        ("call i64 @{s}(i64 %n)", "call fastcc i64 @{s}(i64 5)", r"calls {s} as fastcc i64 \(i64\)"),
+        ("define i64 @interpret(i64 %n)", "define i64 @interpret(ptr %n)", r"defines interpret as i64 \(ptr\)"),
+    ],
+    ids=["type", "number", "convention", "definition"],
+)
+def test_ir_text_that_disagrees_with_a_function_is_refused(was, now, message):
+    s = slow_path.symbol
+    text = INTERPRETER.replace(was.format(s=s), now.format(s=s))
+    assert text != INTERPRETER
+    with pytest.raises(CompileError, match=message.format(s=s)):
+        Unit("disagrees", [enter], functions=[slow_path], ir=text).ir()
+
+
+FORWARD = """
+@external(symbol="tests.native.generated.later")
+def declared(n: {type}) -> u64: ...
+
+@fn
+def earlier(n: {type}) -> u64:
+    return declared(n) + 1
+
+@fn
+def later(n: u64) -> u64:
+    return n * 2
+"""
+
+
+def test_an_external_may_stand_for_a_function_of_a_later_module(monkeypatch):
+    monkeypatch.setattr("native.function._symbols", {})
+    scope = declare(FORWARD.format(type="u64"))
+    assert Unit("forward", [scope["earlier"]], functions=[scope["later"]]).load().earlier(5) == 11
+    monkeypatch.setattr("native.function._symbols", {})
+    scope = declare(FORWARD.format(type="u32"))
+    with pytest.raises(CompileError, match=r"is not declared as .* is defined"):
+        Unit("forward", [scope["earlier"]], functions=[scope["later"]]).ir()
 
 
 AARCH64 = (
