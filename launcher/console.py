@@ -36,7 +36,7 @@ CHUNK = 4096
 MOST_OUTPUT = 1 << 16  # bytes waiting for a slow reader until the guest has to wait
 MOST_INPUT = 1 << 20  # bytes waiting for a slow guest; above that input is left where it is, Ctrl-A x with it
 SMALL_WRITE = 1024  # a terminal that says it is ready takes that much without blocking
-QUIT_DEADLINE = 3.0  # seconds from asking the keeper to end until leaving it to notice that we are gone
+QUIT_DEADLINE = 10.0  # seconds from asking the keeper to end until leaving it alone; asked again, at once
 CTRL_A, CTRL_D = b"\x01", b"\x04"
 IN, OUT, GONE = select.POLLIN, select.POLLOUT, select.POLLHUP | select.POLLERR | select.POLLNVAL
 

@@ -30,10 +30,10 @@ class CommandOutput:
 
     def feed(self, data: bytes) -> bytes:
         """The part of `data` (and of what was held back) that is the command's output."""
+        if self.status is not None:
+            return b""
         self._buffer += data
         if not self.begun and not self._find_begin():
-            return b""
-        if self.status is not None:
             return b""
         found = self._end.search(self._buffer)
         if found is not None:

@@ -42,10 +42,12 @@ def paint(text: str, colour: str, stream: TextIO) -> str:
 
 def complain(message: str, hint: str = "") -> None:
     """An error: one line, and what to do about it below."""
-    indent = " " * len(PREFIX)
-    print(paint(PREFIX, "red", sys.stderr) + message, file=sys.stderr)
-    for row in hint.splitlines():
-        print(indent + row, file=sys.stderr)
+    lines = [paint(PREFIX, "red", sys.stderr) + message, *(" " * len(PREFIX) + row for row in hint.splitlines())]
+    try:
+        sys.stderr.write("".join(f"{text}\n" for text in lines))
+        sys.stderr.flush()
+    except OSError:  # the terminal has gone; what is in the buffer must not fail again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def line(stream: TextIO, text: str, end: str = "\n") -> None:
