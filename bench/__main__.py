@@ -19,7 +19,7 @@ BENCHMARKS = {
     "mips": "speed of the interpreter",
     "boot": "from the command to a prompt",
     "ring": "block requests at the ring",
-    "link": "notifications and MMIO round trips",
+    "trips": "notifications and MMIO round trips",
     "disk": "block requests from inside a guest",
     "idle": "what idle machines cost",
     "start": "starting processes",

@@ -31,7 +31,15 @@ def seconds(command: Sequence[str], prompt: bytes) -> Callable[[], float]:
     return once
 
 
-def both(run: Run, what: str, ours: Sequence[str], theirs: Sequence[str], prompt: bytes, rounds: int, goal: Goal | None = GOAL) -> Figure:
+def both(
+    run: Run,
+    what: str,
+    ours: Sequence[str],
+    theirs: Sequence[str],
+    prompt: bytes,
+    rounds: int,
+    goal: Goal | None = GOAL,
+) -> Figure:
     """One line of the table; the first start warms caches up and does not count."""
     sides = seconds(ours, prompt), seconds(theirs, prompt)
     run.progress(f"{what}: warm up")

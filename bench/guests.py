@@ -78,21 +78,29 @@ class Console:
         self._selector.register(self._pipe, selectors.EVENT_READ)
 
     def wait_for(self, text: bytes, deadline: float) -> float:
-        """Seconds from the start of the command until `text` has appeared, for the first time since the last call.
-        Raises RuntimeError with the end of the output when it does not."""
-        end = self.started + deadline
+        """Seconds from the start of the command until `text` has appeared."""
+        self.until(text, deadline)
+        return time.perf_counter() - self.started
+
+    def until(self, text: bytes, deadline: float) -> bytes:
+        """The output from where the last call ended to the end of `text`. Raises RuntimeError with what there is when
+        `text` does not come within `deadline` seconds."""
+        end = time.perf_counter() + deadline
         while (at := self.output.find(text)) < 0:
             remaining = end - time.perf_counter()
             if remaining <= 0 or not self._read(remaining):
-                raise RuntimeError(
-                    f"no {text!r} within {deadline:.0f} s; the end of the output: {self.output[-1500:]!r}"
-                )
-        self.output = self.output[at + len(text) :]
-        return time.perf_counter() - self.started
+                raise RuntimeError(f"no {text!r} within {deadline:.0f} s, but {self.output[-1500:]!r}")
+        found, self.output = self.output[: at + len(text)], self.output[at + len(text) :]
+        return found
+
+    def ask(self, line: str, prompt: bytes, deadline: float) -> bytes:
+        """Type a line to a shell; what comes until its next prompt."""
+        self.type(line.encode() + b"\n")
+        return self.until(prompt, deadline)
 
     def finish(self, deadline: float) -> bytes:
         """Everything it says until it ends by itself."""
-        end = self.started + deadline
+        end = time.perf_counter() + deadline
         while (remaining := end - time.perf_counter()) > 0:
             if not self._read(remaining):
                 return self.output

@@ -76,8 +76,14 @@ def single(run: Run, images: Images, folder: Path) -> Iterator[Figure]:
             f"{role(process)} {sum(window[position] for window in windows) / len(windows):.2f}"
             for position, process in enumerate(ours_now)
         )
-        yield Figure("one idle Debian, % of a core", "%", mine, Sample.of([sum(w[split:]) for w in windows]),
-                     goal=GOAL, note=note)
+        yield Figure(
+            "one idle Debian, % of a core",
+            "%",
+            mine,
+            Sample.of([sum(w[split:]) for w in windows]),
+            goal=GOAL,
+            note=note,
+        )
         sizes = [memory(process.pid) for process in ours_now]
         peer = sum(memory(process.pid).share for process in theirs_now) / MIB
         whole = sum(size.share for size in sizes) / MIB
@@ -109,8 +115,12 @@ def many(run: Run, images: Images, folder: Path) -> Iterator[Figure]:
         processes = [process for console in consoles for process in console.processes()]
         run.progress("measure")
         shares = busy(processes, 5 if run.quick else WINDOW)
-        yield Figure(f"{count} idle machines, % of a core", "%", Sample.of([sum(shares)]),
-                     note=f"{sum(shares) / count:.2f} each, {len(processes)} processes")
+        yield Figure(
+            f"{count} idle machines, % of a core",
+            "%",
+            Sample.of([sum(shares)]),
+            note=f"{sum(shares) / count:.2f} each, {len(processes)} processes",
+        )
         sizes = [memory(process.pid) for process in processes]
         whole, own = sum(size.share for size in sizes) / MIB, sum(size.own for size in sizes) / MIB
         note = f"{whole / count:.1f} each"

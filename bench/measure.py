@@ -153,4 +153,4 @@ def host() -> str:
                 model = line.partition(":")[2].strip()
                 break
     cores = len(os.sched_getaffinity(0))
-    return f"{cores} × {model}, Linux {platform.release().split('-')[0]}, Python {platform.python_version()}"
+    return f"{cores} cores of {model}, Linux {platform.release().split('-')[0]}, Python {platform.python_version()}"

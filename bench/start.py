@@ -38,11 +38,11 @@ def command(words: Sequence[str]) -> Callable[[], float]:
     return once
 
 
-def device_start(kind: str, backend: dict[str, str], sizes: list[float]) -> Callable[[], float]:
+def device_start(kind: str, backend: str, sizes: list[float]) -> Callable[[], float]:
     """A measurement: milliseconds from the fork of a device process to its HELLO. Memory in MiB goes to `sizes`."""
 
     def once() -> float:
-        with FrontEnd(kind, **backend) as front:
+        with FrontEnd(kind, backend=backend) as front:
             begun = time.perf_counter()
             front.start()
             taken = (time.perf_counter() - begun) * 1000
@@ -75,7 +75,7 @@ def measure(run: Run) -> Iterator[Figure]:
     with scratch() as folder:
         image = Path(folder) / "disk.img"
         image.write_bytes(bytes(IMAGE_SIZE))
-        for kind, backend in (("blk", {"backend": f"file:{image}"}), ("rng", {})):
+        for kind, backend in (("blk", f"file:{image}"), ("rng", "")):
             sizes: list[float] = []
             yield beside(f"{kind} device to HELLO", device_start(kind, backend, sizes), HELLO_GOAL)
             yield Figure(f"{kind} device, its own memory", "MiB", Sample.of(sizes), goal=MEMORY_GOAL)
