@@ -26,6 +26,7 @@ from core.isa.text import assemble, disassemble
 
 BASE = 0x8000_0000
 CODE_SIZE = 0x1000  # of one program
+FIRST, STAGGER, SPREAD = 0xC00, 0x52, 0x300  # where code begins within that
 DATA_SIZE = 0x1000
 STATE_SIZE = 0x280  # fcsr, x1 to x31, f0 to f31, CSRs
 FCSR_OFFSET = 0
@@ -113,23 +114,26 @@ class Image:
         self.programs = programs
         self.states_at: list[int] = []
         self.data_at: list[int] = []
-        code_end = BASE + CODE_SIZE * (len(programs) + 1)
-        at = code_end
+        # at odd places, so that instructions and branches cross pages here and there
+        self.code_at = [BASE + FIRST + CODE_SIZE * n + n * STAGGER % SPREAD for n in range(len(programs) + 1)]
+        self.end = self.code_at[-1]
+        at = BASE + CODE_SIZE * (len(programs) + 2)
         for program in programs:
             self.data_at.append(at)
             self.states_at.append(at + DATA_SIZE)
             at += DATA_SIZE + len(program.states) * STATE_SIZE
         self.size = (at - BASE + 0xFFFF) & ~0xFFFF
-        self.end = BASE + CODE_SIZE * len(programs)
         self.memory = bytearray(self.size)
+        self._put(BASE, assemble("jal", imm=self.code_at[0] - BASE).to_bytes(4, "little"))
         for number, program in enumerate(programs):
             self._place(number, program)
         self._put(self.end, struct.pack("<5I", *STOP))
 
     def _place(self, number: int, program: Program) -> None:
-        code = _code(program, BASE + CODE_SIZE * number, self.states_at[number], self.data_at[number])
-        assert len(code) <= CODE_SIZE, "a program is too long"
-        self._put(BASE + CODE_SIZE * number, code)
+        at, after = self.code_at[number : number + 2]
+        code = _code(program, at, after, self.states_at[number], self.data_at[number])
+        assert len(code) <= CODE_SIZE - SPREAD, "a program is too long"
+        self._put(at, code)
         self._put(self.data_at[number], program.data)
         self._put(self.states_at[number], b"".join(state.ljust(STATE_SIZE, b"\0") for state in program.states))
 
@@ -162,8 +166,8 @@ def _address(rd: int, value: int, at: int) -> list[int]:
     return [assemble("auipc", rd=rd, imm=high), assemble("addi", rd=rd, rs1=rd, imm=low)]
 
 
-def _code(program: Program, at: int, states: int, data: int) -> bytes:
-    """The loop: load the state, run the units, store the state."""
+def _code(program: Program, at: int, then: int, states: int, data: int) -> bytes:
+    """The loop: load the state, run the units, store the state; after the last state go on at `then`."""
     end = states + len(program.states) * STATE_SIZE
     head = [*_address(STATE, states, at)]
     if program.floats:
@@ -182,7 +186,7 @@ def _code(program: Program, at: int, states: int, data: int) -> bytes:
     words += _address(POINTER, end, after)
     words.append(assemble("beq", rs1=STATE, rs2=POINTER, imm=8))
     words.append(assemble("jal", rd=0, imm=loop - (after + 12)))
-    words.append(assemble("jal", rd=0, imm=at + CODE_SIZE - (after + 16)))
+    words.append(assemble("jal", rd=0, imm=then - (after + 16)))
     return body + b"".join(word.to_bytes(4, "little") for word in words)
 
 
