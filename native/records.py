@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from native import memory
@@ -159,7 +160,7 @@ class Record:
     def __init_subclass__(cls) -> None:
         if cls.__base__ is not Record:
             raise TypeError(f"{cls.__name__}: a record cannot inherit from a record")
-        _lay_out(cls, sys._getframe(1).f_locals)
+        _lay_out(cls, sys._getframe(1))
 
     def __init__(self, address: int, owner: object = None) -> None:
         self._address = address
@@ -202,7 +203,7 @@ class Record:
 _RESERVED = frozenset(name for name in dir(Record) if not name.startswith("__")) | {"_address", "_owner"}
 
 
-def _lay_out(cls: type[Record], scope: dict[str, Any]) -> None:
+def _lay_out(cls: type[Record], scope: FrameType) -> None:
     """Give every annotated field its offset, and the class its descriptors."""
     end, align, lines = 0, 1, []
     fields: dict[str, Field] = {}
@@ -212,7 +213,7 @@ def _lay_out(cls: type[Record], scope: dict[str, Any]) -> None:
         options = cls.__dict__.get(name, FieldOptions("plain", None, None))
         if not isinstance(options, FieldOptions):
             raise TypeError(f"{cls.__name__}.{name}: a field has no default value")
-        field = _place(cls, name, _resolve(cls, annotation, scope), options, end)
+        field = _place(cls, name, _resolve(annotation, scope), options, end)
         own = field.type.size if isinstance(field.type, IntType) else field.type.align
         end = max(end, field.offset + field.stride * (1 if field.count is None else field.count))
         align = max(align, own)
@@ -250,12 +251,12 @@ def _place(cls: type[Record], name: str, kind: Any, options: FieldOptions, end: 
     return Field(name, kind, options.order, count, offset)
 
 
-def _resolve(cls: type[Record], annotation: Any, scope: dict[str, Any]) -> Any:
+def _resolve(annotation: Any, scope: FrameType) -> Any:
+    """An annotation, possibly as text, as the class statement means it."""
     if not isinstance(annotation, str):
         return annotation
-    module = vars(sys.modules[cls.__module__])
-    found = scope.get(annotation, module.get(annotation))
-    return found if found is not None else eval(annotation, module, scope)
+    found = scope.f_locals.get(annotation) or scope.f_globals.get(annotation)
+    return found if found is not None else eval(annotation, scope.f_globals, scope.f_locals)
 
 
 def field_address(record: Record, field: str, index: int | None = None) -> int:

@@ -32,7 +32,7 @@ def declare(source, **scope):
     """Compile source text that declares functions; gives its names."""
     import native
 
-    names = {"__name__": "tests.native.generated", **vars(native), **scope}
+    names = {**vars(native), "__name__": "tests.native.generated", **scope}
     return define(source, names)
 
 

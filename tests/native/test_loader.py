@@ -233,7 +233,7 @@ def test_an_external_runs_its_stand_in():
 @pytest.mark.parametrize(
     ("was", "now", "message"),
     [
-        ("call i64 @{s}(i64 %n)", "call i64 @{s}(i32 5)", r"line 13 calls {s} as i64 \(i32\), it is i64 \(i64\)"),
+        ("call i64 @{s}(i64 %n)", "call i64 @{s}(i32 5)", r"line 15 calls {s} as i64 \(i32\), it is i64 \(i64\)"),
         ("call i64 @{s}(i64 %n)", "call i64 @{s}(i64 5, i64 6)", r"calls {s} as i64 \(i64, i64\)"),
         ("call i64 @{s}(i64 %n)", "call fastcc i64 @{s}(i64 5)", r"calls {s} as fastcc i64 \(i64\)"),
         ("define i64 @interpret(i64 %n)", "define i64 @interpret(ptr %n)", r"defines interpret as i64 \(ptr\)"),
