@@ -20,6 +20,7 @@ from core.cpu.state import CONTROL_EXIT, Hart
 from native import Area
 
 CONSOLE_BYTES = 4096
+SEED_BYTES = 64  # for the guest's random numbers: without them Linux takes a lock for each, for seconds
 
 
 class BareMachine:
@@ -40,7 +41,7 @@ class BareMachine:
 
     def load(self, files: boot.BootFiles) -> boot.Boot:
         """Place a program, and point the harts at it."""
-        plan = boot.plan_boot(self.machine, files)
+        plan = boot.plan_boot(self.machine, files, os.urandom(SEED_BYTES))
         boot.place(plan, self.ram.view())
         self.built.rom.view()[: len(plan.rom)] = plan.rom
         self.set.reset(self.built, plan)
