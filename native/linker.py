@@ -10,7 +10,6 @@ import json
 import struct
 from array import array
 from dataclasses import dataclass, field
-from typing import Any
 
 from native.errors import LinkError
 from native.image import LIBRARY, Image
@@ -48,6 +47,15 @@ class _Symbol:
     section: int
     value: int
     size: int
+
+
+@dataclass
+class _Relocation:
+    section: _Section
+    offset: int
+    kind: int
+    symbol: _Symbol
+    addend: int
 
 
 @dataclass
@@ -94,7 +102,7 @@ class _Linker:
         self.relative: list[int] = []
         self.imports: dict[str, int] = {}
         self.stubs: dict[str, int] = {}
-        self.words: dict[str, int] = {}  # own symbol -> offset of the word that holds its address
+        self.words: dict[tuple[int, int], int] = {}  # section and value -> offset of the word that holds the address
 
     def link(self) -> Image:
         groups: list[list[_Section]] = [[], [], []]
@@ -107,8 +115,8 @@ class _Linker:
         data_start = len(self.content)
         data_size = self.place_data(groups[2])
         self.write_stubs()
-        for section, offset, kind, symbol, addend in relocations:
-            self.relocate(section, offset, kind, symbol, addend)
+        for relocation in relocations:
+            self.relocate(relocation)
         del self.content[max([data_start, *(s.offset + s.size for s in groups[2] if s.type != SHT_NOBITS)]) :]
         return self.image(code_size, constant_size, data_size)
 
@@ -124,20 +132,20 @@ class _Linker:
             raise LinkError(f"section {section.name} is not supported")
         return 2
 
-    def relocations(self) -> list[tuple[_Section, int, int, _Symbol, int]]:
+    def relocations(self) -> list[_Relocation]:
         found = []
         for table in self.object.sections:
             target = self.object.sections[table.info] if table.type == SHT_RELA else None
             if target is None or not target.flags & SHF_ALLOC or target.name.startswith(_IGNORED):
                 continue
             for offset, info, addend in struct.iter_unpack("<QQq", table.content):
-                found.append((target, offset, info & 0xFFFFFFFF, self.object.symbols[info >> 32], addend))
+                found.append(_Relocation(target, offset, info & 0xFFFFFFFF, self.object.symbols[info >> 32], addend))
         return found
 
-    def place_code(self, sections: list[_Section], relocations: list[Any]) -> int:
+    def place_code(self, sections: list[_Section], relocations: list[_Relocation]) -> int:
         """Code, then a stub for every library function."""
         self.put(sections)
-        for _, _, _, symbol, _ in relocations:
+        for symbol in (r.symbol for r in relocations):
             if symbol.section == SHN_UNDEF and symbol.name not in self.stubs:
                 if symbol.name not in _KNOWN:
                     raise LinkError(f"undefined symbol {symbol.name}: not in this unit, and no known library function")
@@ -146,7 +154,7 @@ class _Linker:
                 self.content += bytes(16)
         return self.finish(0)
 
-    def place_constants(self, sections: list[_Section], relocations: list[Any]) -> int:
+    def place_constants(self, sections: list[_Section], relocations: list[_Relocation]) -> int:
         """Constants, then the words through which code reaches what is far away."""
         start = len(self.content)
         self.put(sections)
@@ -154,16 +162,13 @@ class _Linker:
         for name in self.stubs:
             self.imports[name] = len(self.content)
             self.content += bytes(8)
-        for _, _, kind, symbol, _ in relocations:
-            if kind in self.machine.through_word and symbol.section != SHN_UNDEF:
-                key = self.word_key(symbol)
-                if key not in self.words:
-                    self.words[key] = len(self.content)
-                    self.content += bytes(8)
+        for relocation in relocations:
+            where = (relocation.symbol.section, relocation.symbol.value)
+            own = relocation.symbol.section != SHN_UNDEF
+            if own and relocation.kind in self.machine.through_word and where not in self.words:
+                self.words[where] = len(self.content)
+                self.content += bytes(8)
         return self.finish(start)
-
-    def word_key(self, symbol: _Symbol) -> str:
-        return f"{symbol.section}:{symbol.value}"
 
     def place_data(self, sections: list[_Section]) -> int:
         start = len(self.content)
@@ -196,29 +201,32 @@ class _Linker:
             raise LinkError(f"symbol {symbol.name} is in a section that is not supported")
         return self.object.sections[symbol.section].offset + symbol.value
 
-    def relocate(self, section: _Section, offset: int, kind: int, symbol: _Symbol, addend: int) -> None:
-        at = section.offset + offset
-        if kind == self.machine.absolute:
-            if section.flags & SHF_EXECINSTR or symbol.section == SHN_UNDEF:
-                raise LinkError(f"absolute reference to {symbol.name} in {section.name} is not supported")
-            struct.pack_into("<Q", self.content, at, self.address(symbol) + addend)
-            self.relative.append(at)
+    def relocate(self, r: _Relocation) -> None:
+        at, symbol = r.section.offset + r.offset, r.symbol
+        if r.kind == self.machine.absolute:
+            if r.section.flags & SHF_EXECINSTR or symbol.section == SHN_UNDEF or at % 8:
+                raise LinkError(f"absolute reference to {symbol.name} in {r.section.name} is not supported")
+            self.write_address(at, self.address(symbol) + r.addend)
             return
-        if kind in self.machine.through_word:
-            own = symbol.section != SHN_UNDEF
-            value = self.words[self.word_key(symbol)] if own else self.imports[symbol.name]
-        else:
+        if r.kind not in self.machine.through_word:
             value = self.address(symbol)
-        apply = self.machine.relocations.get(kind)
+        elif symbol.section == SHN_UNDEF:
+            value = self.imports[symbol.name]
+        else:
+            value = self.words[symbol.section, symbol.value]
+        apply = self.machine.relocations.get(r.kind)
         if apply is None:
-            raise LinkError(f"relocation type {kind} against {symbol.name or 'a section'} in {section.name}")
-        apply(self.content, at, value + addend)
+            raise LinkError(f"relocation type {r.kind} against {symbol.name or 'a section'} in {r.section.name}")
+        apply(self.content, at, value + r.addend)
+
+    def write_address(self, at: int, value: int) -> None:
+        """A word to which the loader adds the load address."""
+        struct.pack_into("<Q", self.content, at, value)
+        self.relative.append(at)
 
     def image(self, code_size: int, constant_size: int, data_size: int) -> Image:
-        for key, at in self.words.items():
-            section, value = map(int, key.split(":"))
-            struct.pack_into("<Q", self.content, at, self.object.sections[section].offset + value)
-            self.relative.append(at)
+        for (section, value), at in self.words.items():
+            self.write_address(at, self.object.sections[section].offset + value)
         symbols, functions = {}, []
         for symbol in self.object.symbols:
             if 0 < symbol.section < SHN_ABS and symbol.name and self.object.sections[symbol.section].offset >= 0:
