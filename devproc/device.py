@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from select import POLLIN
 from typing import Any
 
 import msgpack
@@ -34,10 +35,15 @@ __all__ = ["Device", "MmioDevice", "Queue", "State", "VirtioDevice"]
 
 @dataclass(frozen=True)
 class Queue:
-    """One virtqueue: its name, and the largest size the driver may choose (a power of two)."""
+    """One virtqueue: its name, and the largest size the driver may choose (a power of two).
+
+    `in_order`: requests are given back in the order in which they were taken. What a killed process had taken then
+    simply returns to the available ring, instead of coming again at once: buffers that wait for something to arrive.
+    """
 
     name: str
     size: int = 256
+    in_order: bool = False
 
 
 class State:
@@ -75,6 +81,9 @@ class Device:
         self.id = id
         self.backend = backend
         self.log: Callable[..., None] = lambda text, level=20: None
+        self.descriptors: dict[str, int] = {}  # what the keeper holds for the device and lends it, by name
+        self.watch: Callable[..., None] = lambda fd, ready, events=POLLIN: None
+        self.unwatch: Callable[[int], None] = lambda fd: None
         self.__dict__.update(parse_properties(type(self), properties, owner or type(self).__name__))
 
     def start(self) -> None:

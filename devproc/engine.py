@@ -14,7 +14,16 @@ from devproc.blk.fast import block_loop
 from devproc.loop import call, flush_and_call, wait_for_work
 from native import Unit
 from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
-from proto.ring import ring_flush, ring_forget, ring_has_work, ring_pop, ring_put, ring_recover, ring_should_call
+from proto.ring import (
+    ring_flush,
+    ring_forget,
+    ring_has_work,
+    ring_pop,
+    ring_put,
+    ring_recover,
+    ring_rewind,
+    ring_should_call,
+)
 
 __all__ = ["EXPORTS", "load_engine"]
 
@@ -31,6 +40,7 @@ EXPORTS: list[Any] = [
     ring_pop,
     ring_put,
     ring_recover,
+    ring_rewind,
     ring_should_call,
     set_irq_level,
     signal_core,

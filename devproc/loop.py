@@ -101,7 +101,7 @@ def look(loop: Loop) -> bool:
     ready: u32 = 0
     for number in range(loop.count):
         ring = Ring(loop.rings[number])
-        if ring_has_work(ring):
+        if ring.parked == 0 and ring_has_work(ring):
             ready = ready | (u32(1) << ring.queue)
     loop.ready = ready
     return ready != 0
@@ -199,7 +199,9 @@ def lie_down(loop: Loop) -> bool:
     """Say that the loop sleeps, and look at every ring once more. True when all were empty."""
     mine = DeviceToCore(loop.mine)
     for number in range(loop.count):
-        ring_arm(Ring(loop.rings[number]))
+        ring = Ring(loop.rings[number])
+        if ring.parked == 0:
+            ring_arm(ring)
     kicks: u32 = device_lies_down(mine, CoreToDevice(loop.theirs))
     if look(loop):
         device_wakes(mine)

@@ -293,6 +293,9 @@ class Queues:
         if "base" in queue.setup:
             self._check_base(queue)
         again: int = self._engine.ring_recover(ring)
+        if not ring.error and self._device.queues[ring.queue].in_order:
+            self._engine.ring_rewind(ring)
+            again = 0
         if not ring.error:
             self._engine.call(self.loop, ring.queue)  # the one unconditional call: the predecessor's may be lost
         return again

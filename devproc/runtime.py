@@ -48,8 +48,11 @@ class Runtime:
         self._engine = load_engine()
         self._pages = self._map_pages(start)
         self._memory = self._map_memory(start)
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], None]] = {}
         self.device = make_device(start)
-        self.device.log = self.log
+        self.device.log, self.device.watch, self.device.unwatch = self.log, self.watch, self.unwatch
+        self.device.descriptors = start.fds  # those that are left
         self.device.start()
         self._socket = self._connect(start.body["endpoint"])
         self._queues = self._make_queues()
@@ -63,10 +66,8 @@ class Runtime:
             self._epoch,
             self._send,
         )
-        self._poll = select.poll()
         self._poll.register(int(self._socket.fd), select.POLLIN)
         self._poll.register(channel, select.POLLIN)
-        self._watched: dict[int, Callable[[], None]] = {}
         if isinstance(self.device, VirtioDevice):
             self.device.config_changed = self._config_changed
         if isinstance(self.device, MmioDevice):
@@ -86,10 +87,16 @@ class Runtime:
             if self._session.refused is not None:
                 raise ConfigError(f"the core refused {self.device.id}: {self._session.refused}")
 
-    def watch(self, fd: int, ready: Callable[[], None]) -> None:
-        """Call `ready` whenever the descriptor can be read."""
+    def watch(self, fd: int, ready: Callable[[], None], events: int = select.POLLIN) -> None:
+        """Call `ready` whenever one of `events` is true of the descriptor; what it was watched for before is
+        forgotten."""
         self._watched[fd] = ready
-        self._poll.register(fd, select.POLLIN)
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """The descriptor no longer concerns the loop; it may be closed now."""
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
     def close(self) -> None:
         """An orderly end: what was taken is finished, what was written is stored."""

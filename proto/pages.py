@@ -125,7 +125,7 @@ class CoreToDevice(Record):
 
 
 class QueueStatistics(Record):
-    """One queue's counters, on a cache line of its own; written by the thread that serves the queue."""
+    """One queue's counters, on a cache line of its own, written by the thread that serves it."""
 
     requests: u64 = relaxed()  # completed
     bytes_read: u64 = relaxed()  # by the guest

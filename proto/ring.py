@@ -75,6 +75,7 @@ __all__ = [
     "ring_pop",
     "ring_put",
     "ring_recover",
+    "ring_rewind",
     "ring_should_call",
 ]
 
@@ -182,6 +183,7 @@ class Ring(Record):
     # the running state
     error: u32  # RingError
     draining: u32  # not 0: take nothing new, only what comes again
+    parked: u32  # not 0: what the driver offers can wait: it is no work, and no notification is asked for
     batch: u32  # put, not yet flushed
     counter: u64  # of the next pop
     again_from: u64  # counters from here …
@@ -547,6 +549,21 @@ def ring_recover(ring: Ring) -> u32:
     ring.signalled = used_idx
     ring.last_avail = wrap16(used_idx + ring.in_flight)
     return ring.in_flight
+
+
+@fn
+def ring_rewind(ring: Ring) -> None:
+    """Everything taken and not flushed goes back to the available ring, to be taken anew. Only for a queue whose
+    requests are given back in the order in which they were taken: then the entries from used.idx on are theirs."""
+    header = InflightHeader(ring.inflight)
+    for head in range(ring.num):
+        header.desc[head].inflight = 0
+    statistics = QueueStatistics(ring.statistics)
+    statistics.popped = statistics.requests
+    ring.batch = 0
+    ring.again_left = 0
+    ring.in_flight = 0
+    ring.last_avail = ring.used_idx
 
 
 @fn

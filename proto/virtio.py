@@ -16,6 +16,11 @@ __all__ = [
     "Feature",
     "Interrupt",
     "MmioRegister",
+    "NetControl",
+    "NetFeature",
+    "NetGso",
+    "NetHeaderFlag",
+    "NetStatus",
     "Status",
     "bit",
     "feature_names",
@@ -176,7 +181,72 @@ BLK_ID_BYTES = 20  # 5.2.6.1: GET_ID string, padded with NUL
 BLK_WRITE_ZEROES_UNMAP = 1  # 5.2.6: flags of a discard/write-zeroes segment
 
 
-_FEATURES_OF: dict[int, type[IntEnum]] = {DeviceId.BLOCK: BlkFeature}
+class NetFeature(IntEnum):
+    """5.1.3: network device feature bits."""
+
+    CSUM = 0
+    GUEST_CSUM = 1
+    CTRL_GUEST_OFFLOADS = 2
+    MTU = 3
+    MAC = 5
+    GUEST_TSO4 = 7
+    GUEST_TSO6 = 8
+    GUEST_ECN = 9
+    GUEST_UFO = 10
+    HOST_TSO4 = 11
+    HOST_TSO6 = 12
+    HOST_ECN = 13
+    HOST_UFO = 14
+    MRG_RXBUF = 15
+    STATUS = 16
+    CTRL_VQ = 17
+    CTRL_RX = 18
+    CTRL_VLAN = 19
+    CTRL_RX_EXTRA = 20
+    GUEST_ANNOUNCE = 21
+    MQ = 22
+    CTRL_MAC_ADDR = 23
+    SPEED_DUPLEX = 63
+
+
+class NetStatus(IntFlag):
+    """5.1.4: `status` of the configuration space."""
+
+    LINK_UP = 1
+    ANNOUNCE = 2
+
+
+class NetHeaderFlag(IntFlag):
+    """5.1.6: `flags` of struct virtio_net_hdr."""
+
+    NEEDS_CSUM = 1
+    DATA_VALID = 2
+
+
+class NetGso(IntEnum):
+    """5.1.6: `gso_type` of struct virtio_net_hdr; ECN is a bit beside the type."""
+
+    NONE = 0
+    TCPV4 = 1
+    UDP = 3
+    TCPV6 = 4
+    ECN = 0x80
+
+
+class NetControl(IntEnum):
+    """5.1.6.5: the classes of control commands."""
+
+    RX = 0
+    MAC = 1
+    VLAN = 2
+    ANNOUNCE = 3
+    MQ = 4
+    GUEST_OFFLOADS = 5
+
+
+NET_OK, NET_ERR = 0, 1  # 5.1.6.5: `ack`
+
+_FEATURES_OF: dict[int, type[IntEnum]] = {DeviceId.NET: NetFeature, DeviceId.BLOCK: BlkFeature}
 
 
 def feature_names(features: int, device_id: int = DeviceId.NONE) -> list[str]:

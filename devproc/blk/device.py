@@ -18,6 +18,7 @@ from devproc.properties import Property
 from devproc.request import Request
 from native import Array, Record, plain, u8, u16, u32, u64
 from native.memory import Area
+from proto.errors import ConfigError
 from proto.virtio import (
     BLK_ID_BYTES,
     BLK_SECTOR_SIZE,
@@ -109,6 +110,11 @@ class BlockDevice(VirtioDevice):
 
     def start(self) -> None:
         self.disk = open_backend(self.backend, read_only=self.ro)
+        if self.disk.size % self.logical_block:
+            raise ConfigError(
+                f"logical_block={self.logical_block}: {self.disk.size} bytes are not a whole number of such blocks",
+                hint="Leave it at 512, or make the image longer.",
+            )
         self._sectors = self.disk.size // BLK_SECTOR_SIZE
         offered = _OFFERED if self.disk.read_only else _OFFERED + _OFFERED_WRITABLE
         self.features = sum(map(bit, offered)) | (bit(BlkFeature.RO) if self.disk.read_only else 0)

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from bench.driver import Stop
 from bench.blk_ring import Case, prepare
+from bench.driver import Stop
 from proto.virtio import BlkType
 
 
@@ -120,3 +120,35 @@ def test_the_heartbeat_goes_on_while_idle(disk):
     while front.theirs.heartbeat < before + 2:
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+CRASHING = """
+from devproc.device import Queue, VirtioDevice
+
+class Crashing(VirtioDevice):
+    device_id = 40
+    queues = (Queue("requests", size=8),)
+
+    def handle(self, request):
+        if not request.again:
+            raise ZeroDivisionError("a bug")
+        request.write(b"again")
+"""
+
+
+def test_a_bug_ends_the_process_and_the_successor_gets_the_request(start, tmp_path, capfd):
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    front = start(f"{tmp_path}/crashing.py:Crashing")
+    front.negotiate()
+    layout = front.add_queue(0, 8)
+    front.driver_ok()
+    struct.pack_into("<QIHH", front.ram.view, layout.desc, 0x8000_0000 + 0x20000, 5, 2, 0)
+    front.native.publish(layout.driver, 0)
+    front.notify(layout)
+    assert front.process.wait(10) == 1
+    assert "ZeroDivisionError: a bug" in capfd.readouterr().err
+    front.kill()
+    front.start()
+    front.replay()
+    assert front.wait_used(layout) == (0, 5)
+    assert bytes(front.ram.view[0x20000:0x20005]) == b"again"

@@ -6,6 +6,7 @@ process leaves is what it stored before; its private memory is gone; the next pr
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 
@@ -118,10 +119,8 @@ def scenario(seed: int, executioner: Executioner, kill_at: int | None) -> int:
     driver.offer(8, least=6)
     executioner.stores = 0
     executioner.left = kill_at
-    try:
+    with contextlib.suppress(Killed):
         device(guest, driver, random.Random(seed + 1), 10)
-    except Killed:
-        pass
     stores, executioner.left = executioner.stores, None
     driver.reap()
     driver.offer(4)
@@ -152,10 +151,8 @@ def test_many_kills_in_one_life_lose_and_double_nothing(monkeypatch):
         for _ in range(60):
             driver.offer(5)
             executioner.left = rng.randrange(300)
-            try:
+            with contextlib.suppress(Killed):
                 device(guest, driver, random.Random(rng.random()), 5)
-            except Killed:
-                pass
             executioner.left = None
             driver.reap()
         finish(guest, driver)
