@@ -44,7 +44,7 @@ NAME = "demo"
 MIB = 1 << 20
 WRITTEN = 64  # MiB
 KILL_AT = WRITTEN // 2
-DISK_SIZE = 128 * MIB
+DISK_SIZE = WRITTEN * MIB
 RESTART_DEADLINE = 15.0  # seconds that a killed device may be away
 BAR = 16  # characters
 
@@ -56,36 +56,40 @@ say ready
 dd if=/dev/urandom of=/tmp/block bs=1M count=1 2>/dev/null
 i=0
 while [ $i -lt {WRITTEN} ]; do
-    printf %08d $i
-    tail -c +9 /tmp/block
+    printf %08d $i | dd of=/tmp/block conv=notrunc 2>/dev/null
+    dd if=/tmp/block of=/dev/vdb bs=1M seek=$i conv=notrunc 2>/dev/null
     i=$((i + 1))
     say written $i
-done | tee /dev/vdb | sha256sum >/tmp/sum
+done
 sync
-read -r sum rest </tmp/sum
-echo "$sum" >/root/written
+say synced
+sum=$(sha256sum /dev/vdb)
+echo "${{sum%% *}}" >/root/written
 sync
-say sum "$sum"
+say sum "${{sum%% *}}"
 say errors $(dmesg | grep -ciE 'I/O error|EXT4-fs error|blocked for more')
 """
 
-DEBIAN_SECOND = f"""
-say() {{ echo "demo: $*" >&3; }}
+DEBIAN_SECOND = """
+say() { echo "demo: $*" >&3; }
 exec 3>&1
 say ready
 read -r written </root/written
-sum=$(head -c {WRITTEN * MIB} /dev/vdb | sha256sum)
-say sum "${{sum%% *}}" "$written"
+sum=$(sha256sum /dev/vdb)
+say sum "${sum%% *}" "$written"
 say errors $(dmesg | grep -ciE 'I/O error|EXT4-fs error|blocked for more')
 """
 
 HAND_OVER = "say yours; exec 3>&-; exec sh -l\n"
 
-BUNDLED_FIRST = f"echo,demo:,ready;fill,{KILL_AT},7;echo,demo:,written,{KILL_AT};fill,{WRITTEN},7;exit"
+BUNDLED_FIRST = (
+    f"echo,demo:,ready;fill,{KILL_AT},7;echo,demo:,written,{KILL_AT};fill,{WRITTEN},7;echo,demo:,synced;"
+    f"check,{WRITTEN},7;exit"
+)
 BUNDLED_SECOND = f"echo,demo:,ready;check,{WRITTEN},7;"
 
 SAID = re.compile(r"demo: (\w+) ?(.*)")
-BUNDLED_SUM = re.compile(r"(?:filled|checked) (\d+) MiB .*, (crc32 \w+)")
+BUNDLED_SUM = re.compile(r"checked .*, (crc32 \w+)")
 
 
 class DemoFailed(BulkheadError):
@@ -275,8 +279,8 @@ class _DemoConsole(Console):
     def _listen(self, line: str) -> None:
         if match := SAID.fullmatch(line):
             getattr(self, f"_said_{match[1]}")(*match[2].split())
-        elif (match := BUNDLED_SUM.fullmatch(line)) and int(match[1]) == WRITTEN:
-            self._said_sum(match[2])
+        elif match := BUNDLED_SUM.fullmatch(line):
+            self._said_sum(match[1])
 
     # -- what the guest says -----------------------------------------------------------------------------------------
 
@@ -298,13 +302,16 @@ class _DemoConsole(Console):
         if done == KILL_AT and not self._facts.killed:
             self._kill_device()
 
+    def _said_synced(self) -> None:
+        self._screen.step(f"{WRITTEN} MiB written and synced")
+
     def _said_sum(self, sum: str, *others: str) -> None:
         self.told = True
         if not self._facts.sum:
             self._facts.sum = sum
-            self._screen.step(f"{WRITTEN} MiB written and synced", _short(sum))
+            self._screen.step("the guest reads them back", _short(sum))
         elif {sum, *others} != {self._facts.sum}:
-            raise DemoFailed(f"the guest read other data than it wrote: {sum}, not {self._facts.sum}")
+            raise DemoFailed(f"the guest read other data than before: {sum}, not {self._facts.sum}")
         else:
             self._screen.step(f"read back after the second boot: {WRITTEN} MiB, equal", _short(sum))
 
