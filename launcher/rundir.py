@@ -90,6 +90,13 @@ class RunDirectory:
                 f"--name {name}: not a machine name",
                 hint="Up to 32 letters, digits, dots, dashes and underscores, the first a letter or digit.",
             )
+        try:
+            return cls._claim(name)
+        except OSError as error:
+            raise ConfigError(f"cannot make a run directory: {error.strerror}: {error.filename}") from error
+
+    @classmethod
+    def _claim(cls, name: str | None) -> RunDirectory:
         base = run_base()
         with _locked(base / ".lock"):
             name = name or next(n for n in (f"vm{i}" for i in range(1, 10000)) if not _held(base / n / "lock"))
