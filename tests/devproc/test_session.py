@@ -8,6 +8,7 @@ import struct
 import msgpack
 import pytest
 
+from bench.blk_ring import Case, prepare
 from proto.errors import ProtocolError
 from proto.messages import encode
 from proto.pages import LinkMode, layout_hash
@@ -195,3 +196,15 @@ def test_mmio_to_a_virtio_device_is_refused(start):
     front = start("rng")
     with pytest.raises(ProtocolError, match="no registers"):
         front.request("MMIO_READ", {"offset": 0, "size": 4, "sequence": 1})
+
+
+@pytest.mark.parametrize("depth", [1, 2, 8])
+def test_no_notification_is_lost_when_both_sides_keep_falling_asleep(disk, depth):
+    """Neither side looks for long before it sleeps; a lost notification would end in a missed deadline."""
+    served = disk(bytes(128 << 20))
+    front, layout = served.front, served.layout
+    prepare(front.ram.view, front.ram.area.address, layout.driver, Case(4096, depth, 3000))
+    layout.driver.spin = 0
+    front.run(layout)
+    assert (layout.driver.done, layout.driver.failed) == (3000, 0)
+    assert front.kicks <= layout.driver.kicks
