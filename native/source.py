@@ -1,7 +1,8 @@
 """Finding a function's source text and syntax tree.
 
-The text is read when it is needed, not when the module is imported. A file that changed since its module was imported
-is noticed (the function is not where the bytecode says) and is an error.
+The text is read when it is first needed, not when the module is imported, and only once: what a cache key is made from
+is what is compiled. A file that changed since its module was imported is noticed (the function is not where the
+bytecode says) and is an error.
 """
 
 import ast
@@ -15,6 +16,7 @@ from native.function import AnyFunction
 __all__ = ["source_text", "syntax"]
 
 
+@lru_cache(maxsize=1024)
 def source_text(filename: str) -> str:
     """The text of a module, or of generated source (`native.define`)."""
     entry = linecache.cache.get(filename)
