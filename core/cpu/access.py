@@ -68,6 +68,7 @@ def store_slow(hart: Hart, va: u64, size: u64, value: u64) -> None:
         admit_store(hart, va, address, host)
     store_host(host, size, value)
     after_store(hart, host, size)
+    restore_fast_path(hart, va, host)
 
 
 @fn(inline=True)
@@ -151,6 +152,14 @@ def after_store(hart: Hart, host: u64, size: u64) -> None:
     page = host - hart.ram_host >> PAGE_BITS
     if load8(hart.code_map + page) != 0:
         code_written(hart, page, host & PAGE_MASK, size)
+
+
+@fn(inline=True)
+def restore_fast_path(hart: Hart, va: u64, host: u64) -> None:
+    """The entry of `va` in the store TLB is marked for decoded code: not any more, if there is none left."""
+    entry = DataTlb(hart.data_tlb).store[(va >> PAGE_BITS) & (TLB_ENTRIES - 1)]
+    if entry.tag == (va & ~PAGE_MASK) | TAG_CODE and load8(hart.code_map + (host - hart.ram_host >> PAGE_BITS)) == 0:
+        entry.tag = va & ~PAGE_MASK
 
 
 # Misaligned accesses.

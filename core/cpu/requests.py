@@ -43,3 +43,12 @@ def request_others(hart: Hart, harts: u64, requests: u32) -> None:
             while not request_served(peer, number):
                 serve_requests(hart)
                 pause()
+
+
+@fn
+def ask_others(hart: Hart, harts: u64, requests: u32) -> None:
+    """Ask every other hart whose bit is set in `harts`, and do not wait."""
+    others = harts & ~hart.peer_bit
+    for index in range(hart.peer_count):
+        if others >> index & 1 != 0:
+            post_request(Hart(load64(hart.peers + 8 * index)), requests)

@@ -7,6 +7,9 @@ A hart decodes lazily, slot by slot; here whole pages are made, found, evicted, 
   (Zifencei: until then a hart may run what it has), behind a generation word, because Linux executes tens of thousands
   of them.
 
+A page that was code once and is data now, such as the kernel's freed initial text, would be slow to store to for ever:
+after so many stores its slots are released, and made again if it is executed again.
+
 For this a page of which some hart has decoded code is in no hart's store TLB, except as TAG_CODE. Whoever decodes
 first sets its bit in `code_map`, then looks at `store_map`; whoever enters a page into a store TLB sets its bit in
 `store_map`, then looks at `code_map`: one of them sees the other.
@@ -14,10 +17,12 @@ first sets its bit in `code_map`, then looks at `store_map`; whoever enters a pa
 
 from core.board.state import Board
 from core.cpu.memory import DIRTY_CODE, page_host
-from core.cpu.requests import request_others
+from core.cpu.requests import ask_others, request_others
 from core.cpu.state import (
+    ATTENTION_REFETCH,
     PAGE_BITS,
     REQUEST_DROP_STORES,
+    REQUEST_FENCE_I,
     SLOT_PAGE_SIZE,
     SLOT_SENTINELS,
     SLOT_SIZE,
@@ -28,10 +33,12 @@ from core.cpu.state import (
 )
 from core.cpu.tlb import forget_slots, guard_code
 from native import (
+    addressof,
     atomic_add32,
     atomic_add64,
     atomic_and8,
     atomic_or8,
+    atomic_or64,
     fence,
     fn,
     load8,
@@ -46,6 +53,7 @@ from native import (
 from proto.pages import DeviceToCore
 
 SLOT_PAGE_INFO_SIZE = SlotPage.size()
+PATIENCE = 1024  # stores to a page with decoded code before that is given up; a power of two
 
 
 @fn(inline=True)
@@ -70,34 +78,64 @@ def slots_of(hart: Hart, page: u64) -> u64:
 @fn(cold=True)
 def make_slots(hart: Hart, page: u64) -> u64:
     """Take a slot page for `page`; its number."""
-    number = hart.pool_used
-    if number < hart.pool_pages:
-        hart.pool_used = number + 1
-    else:
-        number = evict(hart)
+    number = take_slot_page(hart)
     guard_page(hart, page)
     take_dma(hart, page)
-    slot_page_info(hart, number).page = page
-    slot_page_info(hart, number).stamp = load32(hart.stamps + 4 * page)
+    info = slot_page_info(hart, number)
+    info.page = page
+    info.stamp = load32(hart.stamps + 4 * page)
+    info.stores = 0
+    info.live = 1
     store32(hart.code_index + 4 * page, u32(number + 1))
     clear_slots(hart, number)
     return number
 
 
 @fn
+def take_slot_page(hart: Hart) -> u64:
+    """The number of a slot page that is not in use: released, never used, or evicted."""
+    if hart.pool_free != 0:
+        number = hart.pool_free - 1
+        hart.pool_free = slot_page_info(hart, number).next_free
+        return number
+    if hart.pool_used < hart.pool_pages:
+        hart.pool_used = hart.pool_used + 1
+        return hart.pool_used - 1
+    return evict(hart)
+
+
+@fn
 def evict(hart: Hart) -> u64:
-    """Free the slot page that the clock's hand finds unused since it last came by; its number."""
+    """Free the slot page that the clock's hand finds unused since it last came by; its number. All are in use."""
     while True:
         number = hart.pool_hand
         hart.pool_hand = number + 1 if number + 1 < hart.pool_pages else 0
         info = slot_page_info(hart, number)
         if info.referenced == 0:  # the second round finds one at the latest
-            store32(hart.code_index + 4 * info.page, 0)
-            atomic_and8(hart.code_map + info.page, u8(hart.peer_bit ^ 0xFF))
-            forget_slots(hart, slots_at(hart, number))
+            disconnect(hart, number)
             hart.evictions = hart.evictions + 1
             return number
         info.referenced = 0
+
+
+@fn
+def disconnect(hart: Hart, number: u64) -> None:
+    """Nobody finds these slots any more, and stores to their page need not care."""
+    info = slot_page_info(hart, number)
+    info.live = 0
+    store32(hart.code_index + 4 * info.page, 0)
+    atomic_and8(hart.code_map + info.page, u8(hart.peer_bit ^ 0xFF))
+    forget_slots(hart, slots_at(hart, number))
+
+
+@fn
+def release(hart: Hart, number: u64) -> None:
+    """Give a slot page back. The hart may be running in it, so it looks its pc up again at once (it takes no other slot
+    page before)."""
+    disconnect(hart, number)
+    slot_page_info(hart, number).next_free = hart.pool_free
+    hart.pool_free = number + 1
+    atomic_or64(addressof(hart.attention), ATTENTION_REFETCH)
 
 
 @fn
@@ -129,17 +167,15 @@ def code_written(hart: Hart, page: u64, offset: u64, size: u64) -> None:
     decoders = u64(load8(hart.code_map + page))
     if decoders & hart.peer_bit != 0:
         drop_slots(hart, page, offset, size)
-    if decoders & ~hart.peer_bit != 0:
-        bump_stamp(hart, page)
+    if decoders & ~hart.peer_bit != 0 and bump_stamp(hart, page) % PATIENCE == 0:
+        ask_others(hart, decoders, REQUEST_FENCE_I)
 
 
 @fn
 def drop_slots(hart: Hart, page: u64, offset: u64, size: u64) -> None:
     """Decode again what overlaps these bytes; an instruction of 4 bytes may begin 2 before them."""
-    index = load32(hart.code_index + 4 * page)
-    if index == 0:
-        return
-    slots = slots_at(hart, u64(index) - 1)
+    number = u64(load32(hart.code_index + 4 * page)) - 1
+    slots = slots_at(hart, number)
     first = offset >> 1
     if first != 0:
         first = first - 1
@@ -147,13 +183,17 @@ def drop_slots(hart: Hart, page: u64, offset: u64, size: u64) -> None:
     while first <= last:
         Slot(slots + first * SLOT_SIZE).handler = hart.decode_handler
         first = first + 1
+    info = slot_page_info(hart, number)
+    info.stores = info.stores + 1
+    if info.stores == PATIENCE:
+        release(hart, number)
 
 
 @fn
-def bump_stamp(hart: Hart, page: u64) -> None:
-    """Whatever was decoded of the page before is stale; harts see it at their next fence.i."""
-    atomic_add32(hart.stamps + 4 * page, 1)
+def bump_stamp(hart: Hart, page: u64) -> u32:
+    """Whatever was decoded of the page before is stale; harts see it at their next fence.i. The stamp before."""
     atomic_add64(hart.code_generation, 1)
+    return atomic_add32(hart.stamps + 4 * page, 1)
 
 
 @fn
@@ -189,7 +229,8 @@ def do_fence_i(hart: Hart) -> None:
     if generation != hart.seen_dma:
         hart.seen_dma = generation
         for number in range(hart.pool_used):
-            take_dma(hart, slot_page_info(hart, number).page)
+            if slot_page_info(hart, number).live != 0:
+                take_dma(hart, slot_page_info(hart, number).page)
     stamps = load64(hart.code_generation)
     if stamps != hart.seen_code:
         hart.seen_code = stamps
@@ -201,10 +242,8 @@ def do_fence_i(hart: Hart) -> None:
 def refresh_slots(hart: Hart, number: u64) -> None:
     """Drop a whole page of slots if it is stale."""
     info = slot_page_info(hart, number)
-    stamp = load32(hart.stamps + 4 * info.page)
-    if stamp != info.stamp:
-        info.stamp = stamp
-        clear_slots(hart, number)
+    if info.live != 0 and load32(hart.stamps + 4 * info.page) != info.stamp:
+        release(hart, number)
 
 
 @fn

@@ -201,6 +201,7 @@ class Hart(Record):
     pool: u64 = plain()  # pool_pages * SLOT_PAGE_SIZE bytes
     pool_pages: u64 = plain()
     pool_used: u64 = plain()
+    pool_free: u64 = plain()  # 1 + number of the first released slot page, or 0
     pool_hand: u64 = plain()  # of the clock that chooses the page to evict
     pool_info: u64 = plain()  # pool_pages * SlotPage: which physical page each one holds
     code_index: u64 = plain()  # a u32 per page of RAM and ROM: 1 + number of its slot page, or 0
@@ -216,6 +217,14 @@ class Hart(Record):
     # run_hart
     waiting: u64 = plain()  # 1: in WFI until an interrupt is pending
     quantum: u64 = plain()  # instructions between two calls of attend, at most 2,000
+
+    # looking for a device's answer before sleeping (linger.py)
+    lingering: u64 = plain()  # 1: it pays at the moment
+    linger_traffic: u64 = plain()  # notifications and calls at the last look
+    linger_due: u64 = plain()  # 1: there had been some since the one before
+    linger_strikes: u64 = plain()  # looks in vain, in a row
+    linger_seen: u64 = plain()  # short sleeps while not lingering, looks that paid while lingering
+    linger_trials: u64 = plain()  # how many of the former must be seen before the next trial
 
     # statistics
     traps: u64 = plain()
@@ -258,7 +267,10 @@ class SlotPage(Record):
 
     page: u64 = plain()  # number of the page in code_index
     stamp: u32 = plain()
+    stores: u32 = plain()  # of this hart, to the page
     referenced: u32 = plain()  # looked up since the clock's hand passed
+    live: u32 = plain()  # 0: released
+    next_free: u64 = plain()  # as pool_free
 
 
 @fn(inline=True)

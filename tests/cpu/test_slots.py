@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 from harness import program
 
 from core.board.virt import RAM_BASE, ROM_BASE
-from core.cpu.slots import SLOT_PAGE_INFO_SIZE
+from core.cpu.slots import PATIENCE, SLOT_PAGE_INFO_SIZE
 from core.cpu.state import (
+    ATTENTION_REFETCH,
     NO_TAG,
     PAGE_SIZE,
     SLOT_PAGE_SIZE,
@@ -42,6 +45,16 @@ def mark_decoded(slots):
 def dropped(slots):
     """Offsets in the page whose slots are not decoded."""
     return [2 * index for index in range(SLOTS_PER_PAGE) if Slot(slots + index * SLOT_SIZE).handler != DECODED]
+
+
+def released(hart, address):
+    """Has the hart no slots for the page, and nothing that leads to any?"""
+    page = (address - RAM_BASE) // PAGE_SIZE
+    index = ctypes.c_uint32.from_address(hart.code_index + 4 * page).value
+    decoders = ctypes.c_uint8.from_address(hart.code_map + page).value
+    known = FetchTlb(hart.fetch_tlb).entry[address >> 12 & 255].tag == address
+    assert bool(index) == bool(decoders & hart.peer_bit) == known
+    return not index
 
 
 def test_a_fresh_page_is_all_to_decode_and_ends_in_sentinels(engine, hart):
@@ -124,12 +137,37 @@ def test_another_hart_s_store_is_seen_at_fence_i(engine, pair):
     engine.do_fence_i(second)
     assert dropped(slots) == []
     engine.do_fence_i(first)
-    assert len(dropped(slots)) == SLOTS_PER_PAGE
+    assert released(first, CODE)
 
 
 def test_fence_i_drops_nothing_if_nothing_was_written(engine, hart, slots):
     engine.do_fence_i(hart)
     assert dropped(slots) == []
+    assert not released(hart, CODE)
+
+
+def test_a_page_that_became_data_gets_its_fast_path_back(engine, hart, slots):
+    entry = DataTlb(hart.data_tlb).store[CODE >> 12 & 255]
+    for count in range(PATIENCE):
+        assert not released(hart, CODE)
+        engine.store_slow(hart, CODE + 8 * (count % 512), 8, 0)
+    assert released(hart, CODE)
+    assert hart.attention & ATTENTION_REFETCH, "the hart may be running in it"
+    assert entry.tag == CODE
+    assert engine.fetch_page(hart, CODE) == slots
+    assert len(dropped(slots)) == SLOTS_PER_PAGE
+    assert entry.tag == CODE | TAG_CODE
+
+
+def test_a_hart_that_runs_what_another_only_writes_is_asked_to_let_go(engine, pair):
+    first, second = pair.harts
+    engine.fetch_page(first, CODE)
+    for _ in range(PATIENCE + 1):
+        engine.store_slow(second, CODE, 8, 0)
+    engine.attend(first)
+    assert released(first, CODE)
+    engine.store_slow(second, CODE, 8, 0)
+    assert DataTlb(second.data_tlb).store[CODE >> 12 & 255].tag == CODE
 
 
 @pytest.fixture
@@ -155,16 +193,16 @@ def test_dma_into_code_is_seen_at_fence_i(engine, machine, hart, dirty_map, slot
     dma(dirty_map, machine, CODE)
     assert dropped(slots) == []
     engine.do_fence_i(hart)
-    assert len(dropped(slots)) == SLOTS_PER_PAGE
-    mark_decoded(slots)
+    assert released(hart, CODE)
+    assert engine.fetch_page(hart, CODE) == slots
     engine.do_fence_i(hart)
-    assert dropped(slots) == []
+    assert not released(hart, CODE)
 
 
 def test_dma_elsewhere_leaves_code_alone(engine, machine, hart, dirty_map, slots):
     dma(dirty_map, machine, CODE + PAGE_SIZE)
     engine.do_fence_i(hart)
-    assert dropped(slots) == []
+    assert not released(hart, CODE)
 
 
 def test_a_guest_s_stores_mark_the_dirty_map_for_everybody_else(engine, hart, dirty_map):
