@@ -14,6 +14,7 @@ its *checked Python run* (`native.pyrun`); `native.Unit` makes machine code. Wha
 from __future__ import annotations
 
 import hashlib
+import itertools
 import linecache
 import struct
 import sys
@@ -36,6 +37,7 @@ AnyFunction: TypeAlias = "Function[..., Any]"
 
 _CONVENTIONS = ("ccc", "fastcc", "preserve_most", "preserve_all", "preserve_none")
 _symbols: dict[str, int] = {}
+_generated = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -254,8 +256,7 @@ def local(record: type[RecordType]) -> RecordType:
 
 def define(source: str, scope: dict[str, Any], filename: str = "<generated>") -> dict[str, Any]:
     """Run generated source that declares functions, keeping its text for the compiler; `scope` is its module."""
-    count = _symbols[filename] = _symbols.get(filename, 0) + 1
-    filename = filename if count == 1 else f"{filename}#{count}"
+    filename = f"{filename}#{next(_generated)}"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     exec(compile(source, filename, "exec", dont_inherit=True), scope)
     return scope
