@@ -56,6 +56,30 @@ static int random_bytes(int argc, char **argv) {
   return 0;
 }
 
+static int mailbox(int argc, char **argv) {
+  static bool there;
+  uint32_t words[MAILBOX_MAX];
+  uint64_t word;
+  if (argc < 2 || argc > MAILBOX_MAX)
+    return usage("mailbox");
+  for (int i = 1; i < argc; i++) {
+    if (!argument_number(argc, argv, i, 0, &word))
+      return 2;
+    words[i - 1] = word;
+  }
+  if (!there && !(there = mailbox_init())) {
+    print("mailbox: there is none\n");
+    return 1;
+  }
+  const struct mailbox_result *result = mailbox_exchange(words, argc - 1);
+  print("room for %u, %u waiting; %u interrupt%s, received", result->space, result->waiting, result->interrupts,
+        result->interrupts == 1 ? "" : "s");
+  for (uint32_t i = 0; i < result->received; i++)
+    print(" %u", result->words[i]);
+  print("\n");
+  return result->received != (uint32_t)argc - 1 || memcmp(words, result->words, sizeof words[0] * result->received);
+}
+
 // Registers by hand: for devices that have no driver here, such as one being written. A fault is told, not fatal.
 static int access(const char *name, uint64_t address, uint64_t width, uint64_t *value, bool write) {
   expected.taken = false;
@@ -134,6 +158,7 @@ const struct command system_commands[] = {
     {"info", "", "memory, bootargs, interrupts so far", info},
     {"devices", "", "what the device tree lists", list_devices},
     {"rng", "[BYTES]", "random bytes from the entropy device", random_bytes},
+    {"mailbox", "NUMBER...", "numbers into the example device, and back by interrupt", mailbox},
     {"peek", "ADDRESS [WIDTH]", "read a register, 1, 2, 4 or 8 bytes wide", peek},
     {"poke", "ADDRESS VALUE [WIDTH]", "write one", poke},
     {"dump", "ADDRESS [BYTES]", "memory in hex", dump},

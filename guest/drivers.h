@@ -38,3 +38,17 @@ int disk_do(int disk, enum disk_operation operation, uint64_t sector, void *data
 
 bool entropy_init(void);  // false: no such device
 uint32_t entropy_read(void *data, uint32_t size);  // bytes got; 0: none before the deadline
+
+#define MAILBOX_MAX 16
+
+struct mailbox_result {
+  uint32_t space;       // words that fitted before
+  uint32_t waiting;     // words in the mailbox before it was emptied
+  uint32_t received;    // words that came back, and what they were
+  uint32_t words[MAILBOX_MAX];
+  uint32_t interrupts;  // that it took
+};
+
+bool mailbox_init(void);  // false: no such device
+// Put words in, and let interrupts take them out again.
+const struct mailbox_result *mailbox_exchange(const uint32_t *words, uint32_t count);

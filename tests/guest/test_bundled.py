@@ -145,6 +145,15 @@ def test_random_bytes_come_and_differ() -> None:
     assert code == 0
 
 
+def test_a_device_that_is_not_virtio_gives_each_word_back_once() -> None:
+    words = ",".join(str(number) for number in range(1, 16))
+    code, printed = run("--device", "mailbox", script=f"mailbox,{words};mailbox,{words};exit")
+    answers = re.findall(r"room for 16, 15 waiting; (\d+) interrupts?, received ([\d ]+)", printed)
+    assert [numbers.strip() for _, numbers in answers] == [words.replace(",", " ")] * 2, printed
+    assert all(int(interrupts) == 1 for interrupts, _ in answers), "a level that was completed too early fires again"
+    assert code == 0
+
+
 def test_the_shell_takes_a_long_paste_whole() -> None:
     """10 kB typed at once, faster than they are served: every line arrives, in order."""
     lines = [f"echo line {number} {'x' * 40}" for number in range(200)]
