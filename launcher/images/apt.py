@@ -270,7 +270,7 @@ def require_tools() -> None:
         if shutil.which(name) is None:
             raise ImagesError(
                 f"this host has no {name}: the Debian guest is fetched through Debian's own apt",
-                hint="The bundled guest needs nothing: bulkhead run --guest",
+                hint="The bundled guest needs nothing: bulkhead run --guest bundled",
             )
 
 
