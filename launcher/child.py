@@ -46,7 +46,7 @@ def module_environment() -> dict[str, str]:
 class Child:
     """A started process. Owned by the keeper, which alone waits for it."""
 
-    def __init__(self, id: str, module: str, log: Path) -> None:
+    def __init__(self, module: str, log: Path) -> None:
         """Start `python -m module`. Raises OSError when the host cannot start another process."""
         ours, theirs = Channel.pair()
         keeper = os.getpid()
@@ -67,7 +67,6 @@ class Child:
                 preexec_fn=die_with_keeper,
             )
         os.set_blocking(ours.fileno(), False)  # the keeper never waits for a child that does not read
-        self.id = id
         self.pid = self.process.pid
         self.pidfd = os.pidfd_open(self.pid)
         self.channel = ours

@@ -61,13 +61,18 @@ def start(plan: Plan, terminal: RawTerminal | None) -> Started:
     The keeper restores `terminal` should we be killed."""
     directory = RunDirectory.claim(plan.name)
     try:
-        machine = plan.prepare(directory)
-        ours, theirs = _serial_line(machine)
-        keeper, channel = _spawn_keeper(directory)
+        keeper, channel = _spawn_keeper(directory)  # first: it begins to import while we prepare
+        try:
+            machine = plan.prepare(directory)
+        except BaseException:
+            channel.close()  # the keeper ends
+            keeper.wait(KEEPER_DEADLINE)
+            raise
     except BaseException:
         directory.remove()
         raise
     directory.release()  # the keeper holds it now
+    ours, theirs = _serial_line(machine)
     _send_machine(channel, machine, theirs, terminal)
     return Started(machine, directory, keeper, channel, ours)
 

@@ -1,0 +1,264 @@
+"""One process of a machine through all its lives, the shared memory that outlives it, and the START packets.
+
+`Member` is state only: what the keeper knows of the core or of one device. The functions beside it make what a process
+is given, from the machine's description: segments and control pages, START for the core, START for a device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.child import Child
+from launcher.machine import RAM_BASE, Device, Machine
+from launcher.segments import Segment
+from proto.channel import MAX_DESCRIPTORS
+from proto.errors import ConfigError
+from proto.inflight import region_size
+from proto.pages import (
+    MAX_QUEUES,
+    PAGE_SIZE,
+    CoreStats,
+    LinkMode,
+    format_core_page,
+    format_device_page,
+    format_stats_page,
+    queue_statistics,
+    read_word,
+    reset_device_page,
+)
+
+__all__ = [
+    "Endpoint",
+    "Member",
+    "core_start",
+    "core_word",
+    "device_start",
+    "make_device_memory",
+    "make_machine_memory",
+    "row_of",
+]
+
+QUEUE_SIZE = 1024  # the largest ring an in-flight table has room for
+MAX_STORED = 512  # descriptors that one device may leave with the keeper
+SECTOR = 512
+
+Endpoint = str
+
+
+class Member:
+    """The core, or one device: its process, if it has one now, and what is kept for the next."""
+
+    def __init__(self, id: str, role: str, device: Device | None, log: Path) -> None:
+        self.id = id
+        self.role = role
+        self.device = device
+        self.log = log
+        self.child: Child | None = None
+        self.state = "starting"
+        self.epoch = 0
+        self.restarts = 0
+        self.young_deaths = 0  # in a row
+        self.reason = ""  # why it is in a state that is not "running"
+        self.ready = False  # the core has bound this epoch's endpoint
+        self.started = False  # START was sent in this epoch
+        self.wanted = False  # its death is an order, not a failure
+        self.segments: dict[str, Segment] = {}
+        self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
+
+    def next_epoch(self) -> None:
+        """A process is about to start; its predecessor is dead, its pidfd has said so."""
+        self.epoch += 1
+        self.ready = self.started = self.wanted = False
+        self.state, self.reason = "starting", ""
+        reset_device_page(self.segments["device_to_core"].view(), self.epoch)
+
+    def give(self) -> None:
+        """Send what the store holds, before START: STORED packets of named descriptors."""
+        names = list(self.store)
+        for first in range(0, len(names), MAX_DESCRIPTORS):
+            batch = {name: self.store[name] for name in names[first : first + MAX_DESCRIPTORS]}
+            if self.child is not None:
+                self.child.send("STORED", {"names": list(batch)}, batch)
+
+    def keep(self, fds: dict[str, int]) -> list[str]:
+        """Take descriptors into the store, out of `fds`; a name that is there already is replaced. Returns the names
+        taken: not all of them when the store is full."""
+        taken = []
+        for name in list(fds):
+            if name not in self.store and len(self.store) >= MAX_STORED:
+                break
+            self.drop([name])
+            self.store[name] = fds.pop(name)
+            taken.append(name)
+        return taken
+
+    def drop(self, names: list[str]) -> None:
+        """Close descriptors of the store."""
+        for name in names:
+            if name in self.store:
+                os.close(self.store.pop(name))
+
+    def close(self) -> None:
+        """Let segments and store go."""
+        while self.segments:
+            self.segments.popitem()[1].close()
+        self.drop(list(self.store))
+
+
+# -- shared memory -----------------------------------------------------------------------------------------------------
+
+
+def make_machine_memory(machine: Machine) -> dict[str, Segment]:
+    """Guest RAM, its dirty map, and the page on which the core says how it is doing. Raises ConfigError."""
+    with contextlib.ExitStack() as undo:
+        shared: dict[str, Segment] = {}
+        for name, size, what in (
+            ("ram0", machine.memory, "guest memory"),
+            ("dirty0", -(-machine.memory // PAGE_SIZE), "the dirty map"),
+            ("stats", PAGE_SIZE, "the statistics page"),
+        ):
+            shared[name] = Segment(size, what)
+            undo.callback(shared[name].close)
+        format_stats_page(shared["stats"].view())
+        undo.pop_all()
+    return shared
+
+
+def make_device_memory(member: Member, machine: Machine) -> None:
+    """A device's control pages and in-flight table. Raises ConfigError."""
+    for name, size, what in (
+        ("core_to_device", PAGE_SIZE, "a control page"),
+        ("device_to_core", PAGE_SIZE, "a control page"),
+        ("inflight", region_size(MAX_QUEUES, QUEUE_SIZE), "an in-flight table"),
+    ):
+        member.segments[name] = Segment(size, what)
+    mode = LinkMode.MESSAGES if machine.link == "messages" else LinkMode.WORDS
+    format_core_page(member.segments["core_to_device"].view(), mode)
+    format_device_page(member.segments["device_to_core"].view())
+
+
+# -- START -------------------------------------------------------------------------------------------------------------
+
+
+def core_start(
+    machine: Machine, members: list[Member], endpoints: Mapping[str, Endpoint]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Body and descriptors of the core's START, but for the machine's own memory. Raises ConfigError."""
+    places = machine.places()
+    devices = []
+    fds = {}
+    for member in members:
+        assert member.device is not None
+        devices.append(
+            {
+                "id": member.id,
+                "kind": member.device.kind,
+                **places[member.id],
+                "epoch": member.epoch,
+                "endpoint": endpoints[member.id],
+                "queue_size": QUEUE_SIZE,
+            }
+        )
+        for name in ("core_to_device", "device_to_core"):
+            fds[f"{member.id}.{name}"] = member.segments[name].fd
+    body: dict[str, Any] = {
+        "id": "core",
+        "machine": {key: value for key, value in machine.as_dict().items() if key not in ("devices", "serial")},
+        "devices": devices,
+        "serial": {"kind": machine.serial.kind, "path": machine.serial.path},
+    }
+    if machine.boot == "disk":
+        body["machine"]["boot_sector"] = _boot_sector(machine)
+    return body, fds
+
+
+def _boot_sector(machine: Machine) -> bytes:
+    """Sector 0 of the first disk, as it is now. Raises ConfigError."""
+    disk = next((device for device in machine.devices if device.backend), None)
+    if disk is None:
+        raise ConfigError("--boot disk without a disk", hint="Add one: --disk FILE")
+    scheme, _, path = disk.backend.partition(":")
+    if scheme != "file":
+        raise ConfigError(f"--boot disk cannot start from {disk.backend}", hint="The first disk must be a raw file.")
+    try:
+        with open(path, "rb") as image:
+            return image.read(SECTOR)
+    except OSError as error:
+        raise ConfigError(f"cannot open {path}: {(error.strerror or '').lower()}") from error
+
+
+@contextlib.contextmanager
+def device_start(
+    machine: Machine, member: Member, shared: Mapping[str, Segment], endpoint: Endpoint
+) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:
+    """Body and descriptors of a device's START; the core's page is given for reading only."""
+    assert member.device is not None
+    body = {
+        "id": member.id,
+        "role": member.role,
+        "epoch": member.epoch,
+        "machine": machine.name,
+        "device": member.device.device,
+        "properties": dict(member.device.properties),
+        "backend": member.device.backend,
+        "endpoint": endpoint,
+        "regions": [{"id": 0, "gpa": RAM_BASE, "size": machine.memory}],
+        "queues_max": MAX_QUEUES,
+        "queue_size": QUEUE_SIZE,
+        "log_level": logging.DEBUG if machine.verbose else logging.INFO,
+    }
+    segments = member.segments
+    with segments["core_to_device"].read_only() as core_page:
+        yield (
+            body,
+            {
+                "region0": shared["ram0"].fd,
+                "dirty0": shared["dirty0"].fd,
+                "core_to_device": core_page,
+                "device_to_core": segments["device_to_core"].fd,
+                "inflight": segments["inflight"].fd,
+            },
+        )
+
+
+# -- what people see ---------------------------------------------------------------------------------------------------
+
+
+def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
+    """A process as `ps` shows it; counters since the machine started."""
+    row: dict[str, Any] = {
+        "id": member.id,
+        "role": member.role,
+        "pid": member.child.pid if member.child else None,
+        "state": member.state,
+        "epoch": member.epoch or None,
+        "restarts": member.restarts if member.device else None,
+        "reason": member.reason,
+        "log": str(member.log),
+    }
+    if member.device is None:
+        return row | {"instructions": core_word(shared, "instret")}
+    return row | {"backend": member.device.describe(), **_counters(member)}
+
+
+def _counters(member: Member) -> dict[str, int]:
+    counters = {"requests": 0, "bytes": 0, "errors": 0, "queue": 0}
+    if member.segments:
+        page = member.segments["device_to_core"].view()
+        for queue in range(MAX_QUEUES):
+            seen = queue_statistics(page, queue)
+            counters["requests"] += seen.requests
+            counters["bytes"] += seen.bytes_read + seen.bytes_written
+            counters["errors"] += seen.errors
+            counters["queue"] += seen.in_flight
+    return counters
+
+
+def core_word(shared: Mapping[str, Segment], field: str) -> int:
+    """A counter of the core's statistics page; 0 while there is none."""
+    return read_word(shared["stats"].view(), CoreStats, field) if "stats" in shared else 0

@@ -1,0 +1,543 @@
+"""The supervisor: starts, watches, restarts and ends the processes of one machine. Runs in the keeper's process.
+
+One selector serves channels, pidfds, signals, timers and the control socket (`launcher.control`).
+
+* A device's death is what its pidfd says, nothing else. Then its page is reset, the core is told (DEVICE dead), and a
+  successor of the next epoch is started, after a back-off when they die young. The core binds the new endpoint
+  (DEVICE starting → DEVICE_READY) before the successor gets its START.
+* A device may leave descriptors with us (STORE{} with named descriptors → STORED{names}; UNSTORE{names}). Its successor
+  gets them back in STORED packets before its START.
+* The core's end is the machine's. So is the end of the client that started it, unless detached; SIGTERM and SIGINT;
+  an order over the control socket. Everything is asked to stop, and killed when it does not within a second.
+* A guest's reset starts the whole machine again, in new memory, unless the client, which has seen what the guest said
+  last, answers RESET with STOP and a reason.
+* The run directory is removed before anybody is told that the machine has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launcher.child import Child
+from launcher.control import ControlServer
+from launcher.machine import Machine
+from launcher.member import Member, core_start, core_word, device_start, make_device_memory, make_machine_memory, row_of
+from launcher.rundir import RunDirectory
+from launcher.segments import Segment
+from launcher.terminal import restore
+from proto.channel import Channel, Packet
+from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
+
+__all__ = ["CORE", "DEVICE", "Supervisor"]
+
+CORE, DEVICE = "core.main", "devproc.main"  # modules of the processes
+STOP_DEADLINE = 0.7  # seconds that a process has between STOP and SIGKILL
+FENCE_DEADLINE = 1.0  # seconds after SIGKILL until a process is called stuck
+CHANNEL_GRACE = 1.0  # seconds between a process's end-of-file and SIGKILL
+BACKOFF_FIRST = 0.05  # seconds before the second quick restart; doubles
+BACKOFF_LIMIT = 5.0
+YOUNG = 10.0  # a process that lived this long starts with a clean record
+LOG_TAIL = 2000  # bytes of a log that an error brings along
+
+
+class Supervisor:
+    """The supervisor of one machine."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        directory: RunDirectory,
+        client: Channel,
+        fds: dict[str, int],
+        spares: dict[str, Child] | None = None,
+    ) -> None:
+        """`fds` may have the serial line; `spares` are processes that were started beforehand, by module."""
+        self.machine = machine
+        self.directory = directory
+        self.client: Channel | None = client
+        self.serial = fds.pop("serial", None)  # kept for the next start, after a reset
+        self.serial_location = ""
+        self._terminal: tuple[int, list[Any]] | None = None
+        self.phase = "starting"  # running, resetting, ending, ended
+        self.began = time.monotonic()
+        self.outcome: dict[str, Any] = {}
+        self.resetting = False  # the core has ended because the guest asked for a reset
+        self.core = Member("core", "core", None, directory.log("core"))
+        self.devices = [Member(device.id, device.role, device, directory.log(device.id)) for device in machine.devices]
+        self.members = {member.id: member for member in (self.core, *self.devices)}
+        self.shared: dict[str, Segment] = {}
+        self._selector = selectors.DefaultSelector()
+        self._spares = spares or {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._ticket = itertools.count()
+        self._control = ControlServer(directory.control, self._selector, self._ask)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start the machine and serve until it has ended."""
+        self._watch_signals()
+        self._watch_client()
+        self._attempt(self._start_machine)
+        while self.phase != "ended":
+            timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+            for key, _ in self._selector.select(timeout):
+                if key.fileobj in self._selector.get_map():  # not unregistered by an earlier event of this round
+                    key.data()
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                heapq.heappop(self._timers)[2]()
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Do something that may not be possible; if it is not, the machine ends with the reason."""
+        try:
+            action()
+        except BulkheadError as error:
+            self.end("error", error=error.message, hint=error.hint)
+        except OSError as error:
+            self.end("error", error=f"cannot start a process: {error.strerror}")
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._ticket), action))
+
+    def _watch_signals(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        self._signals = (ours, theirs)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+        def received() -> None:
+            numbers = ours.recv(64)
+            self.end("killed", error=f"the keeper got {signal.Signals(numbers[0]).name}")
+
+        self._selector.register(ours, selectors.EVENT_READ, received)
+
+    # -- the client that started the machine -----------------------------------------------------------------------
+
+    def _watch_client(self) -> None:
+        assert self.client is not None
+        os.set_blocking(self.client.fileno(), False)
+        self._selector.register(self.client, selectors.EVENT_READ, self._hear_client)
+
+    def _hear_client(self) -> None:
+        assert self.client is not None
+        try:
+            packet = self.client.recv(0)
+        except (BulkheadError, DeadlineMissed):
+            self._selector.unregister(self.client)
+            self.client.close()
+            self.client = None
+            if not (self.machine.detach and self.phase == "running"):
+                self._restore_terminal()
+                self.end("killed", error="the command that started the machine is gone")
+            return
+        packet.close()
+        if packet.kind == "STOP":
+            self.end(packet.body.get("reason", "stopped"))
+        elif packet.kind == "RESET" and self.phase in ("starting", "running"):
+            self._wind_down("resetting")
+
+    def restore_terminal_of_client(self, fd: int, saved: list[Any]) -> None:
+        """The client has put this terminal into raw mode: should it be killed, undo it."""
+        self._terminal = (fd, saved)
+
+    def _restore_terminal(self) -> None:
+        if self._terminal is not None and self.phase != "ended":
+            restore(*self._terminal)
+
+    def _tell(self, kind: str, **body: Any) -> None:
+        if self.client is not None:
+            with contextlib.suppress(ChannelClosed, BlockingIOError):
+                self.client.send(kind, body)
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    def _start_machine(self) -> None:
+        """Make memory and start every process; the core comes first, and the devices once it listens."""
+        self.resetting = False
+        self.shared = make_machine_memory(self.machine)
+        for member in self.devices:
+            make_device_memory(member, self.machine)
+            member.next_epoch()
+        self._spawn(self.core, CORE)
+        self._start_core()
+        for member in self.devices:
+            self._spawn(member, DEVICE)
+
+    def _spawn(self, member: Member, module: str) -> None:
+        """Give `member` a process: a spare that has already started, or a new one."""
+        child = self._spares.pop(module, None) or Child(module, member.log)
+        member.child = child
+        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._hear(member, child))
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._dead(member, child))
+
+    def _start_core(self) -> None:
+        assert self.core.child is not None
+        endpoints = {member.id: self._endpoint(member) for member in self.devices}
+        body, fds = core_start(self.machine, self.devices, endpoints)
+        fds |= {name: segment.fd for name, segment in self.shared.items()}
+        if self.serial is not None:
+            fds["serial"] = self.serial
+        if not self.core.child.send("START", body, fds):
+            raise ConfigError("the core ended before it was started", hint=_tail(self.core.log))
+        self.core.started = True
+
+    def _start_device(self, member: Member) -> None:
+        """Send START, once both the process and the core's endpoint are there."""
+        if member.child is None or not member.ready or member.started or self.phase not in ("starting", "running"):
+            return
+        member.give()
+        with device_start(self.machine, member, self.shared, self._endpoint(member)) as (body, fds):
+            member.started = member.child.send("START", body, fds)
+
+    def _endpoint(self, member: Member) -> str:
+        return self.directory.endpoint(member.id, member.epoch)
+
+    # -- what processes say ----------------------------------------------------------------------------------------
+
+    def _hear(self, member: Member, child: Child) -> None:
+        try:
+            packet = child.channel.recv(0)
+        except DeadlineMissed:
+            return
+        except ChannelClosed:
+            self._selector.unregister(child.channel)
+            self._after(CHANNEL_GRACE, lambda: child.kill() if member.child is child else None)
+            return
+        except BulkheadError as error:
+            self._log(f"{member.id}: {error.describe()}")
+            child.kill()
+            return
+        try:
+            handler = (self._CORE if member is self.core else self._DEVICE).get(packet.kind)
+            if handler is None:
+                self._log(f"{member.id} says {packet.kind}, which means nothing here")
+            else:
+                handler(self, member, packet)
+        finally:
+            packet.close()
+
+    def _core_ready(self, member: Member, packet: Packet) -> None:
+        member.state = "starting guest"
+        self.serial_location = packet.body.get("serial") or ""
+        for device in self.devices:
+            device.ready = True
+            self._start_device(device)
+
+    def _core_state(self, member: Member, packet: Packet) -> None:
+        self._tell("STATE", id=member.id, text=packet.body.get("state", ""))
+
+    def _core_started(self, member: Member, packet: Packet) -> None:
+        member.state = "running"
+        self.phase = "running"
+        self._tell("RUNNING", serial=self.serial_location, processes=self.processes())
+
+    def _core_exit(self, member: Member, packet: Packet) -> None:
+        body = packet.body
+        reason = body.get("reason", "error")
+        if reason == "reset" and self.machine.reboot and self.phase in ("starting", "running"):
+            self._log("the guest asks for a reset")
+            self.resetting = True
+            if self.client is not None and not self.machine.detach:
+                self._tell("RESET")  # it answers RESET, or STOP with a reason
+            else:
+                self._wind_down("resetting")
+            return
+        extra = {"error": body["error"]} if body.get("error") else {}
+        self.end(reason, int(body.get("code", 0)), instret=body.get("instret", 0), **extra)
+
+    def _connected(self, member: Member, packet: Packet) -> None:
+        device = self.members.get(packet.body["id"])
+        if device is not None and device.epoch == packet.body["epoch"]:
+            device.state, device.reason = "running", ""
+
+    def _device_bound(self, member: Member, packet: Packet) -> None:
+        device = self.members.get(packet.body["id"])
+        if device is not None and device.epoch == packet.body["epoch"]:
+            device.ready = True
+            self._start_device(device)
+
+    def _refused(self, member: Member, packet: Packet) -> None:
+        device = self.members.get(packet.body["id"])
+        if device is None or device.epoch != packet.body["epoch"]:
+            return
+        self._log(f"the core refuses {device.id}: {packet.body['error']}")
+        if self.phase == "starting":
+            self.end("error", error=f"{device.id} does not fit: {packet.body['error']}")
+        else:
+            device.reason = packet.body["error"]
+            self._fence(device)
+
+    def _overdue(self, member: Member, packet: Packet) -> None:
+        device = self.members.get(packet.body["id"])
+        if device is not None and device.epoch == packet.body["epoch"]:
+            self._log(f"{device.id} did not answer {packet.body['request']} in time")
+            self._fence(device)
+
+    def _failed(self, member: Member, packet: Packet) -> None:
+        error, hint = packet.body.get("error", "failed"), packet.body.get("hint", "")
+        self._log(f"{member.id} failed: {error}")
+        if self.phase == "starting":
+            self.end("error", error=error, hint=hint, process=member.id)
+        elif self.phase == "running":
+            member.reason = error
+
+    def _device_state(self, member: Member, packet: Packet) -> None:
+        member.reason = packet.body.get("state", "")
+
+    def _log_packet(self, member: Member, packet: Packet) -> None:
+        """A line for a log: the process's own, or (the core speaks of it) a device's."""
+        about = self.members.get(packet.body.get("id", ""), member)
+        with contextlib.suppress(OSError), open(about.log, "a", encoding="utf-8") as log:
+            log.write(f"{time.monotonic() - self.began:9.3f} {packet.body.get('text', '')}\n")
+
+    def _store(self, member: Member, packet: Packet) -> None:
+        if member.child is not None:
+            member.child.send("STORED", {"names": member.keep(packet.fds)})
+
+    def _unstore(self, member: Member, packet: Packet) -> None:
+        member.drop([str(name) for name in packet.body.get("names", [])])
+
+    def _nothing(self, member: Member, packet: Packet) -> None:
+        """Known, and of no consequence here."""
+
+    _CORE: dict[str, Callable[[Supervisor, Member, Packet], None]] = {
+        "READY": _core_ready,
+        "STATE": _core_state,
+        "STARTED": _core_started,
+        "BOOTED": _nothing,
+        "EXIT": _core_exit,
+        "FAILED": _failed,
+        "CONNECTED": _connected,
+        "DEVICE_READY": _device_bound,
+        "REFUSED": _refused,
+        "OVERDUE": _overdue,
+        "LOG": _log_packet,
+    }
+    _DEVICE: dict[str, Callable[[Supervisor, Member, Packet], None]] = {
+        "READY": _nothing,  # "running" is when the core has accepted its HELLO
+        "STATE": _device_state,
+        "FAILED": _failed,
+        "LOG": _log_packet,
+        "STORE": _store,
+        "UNSTORE": _unstore,
+    }
+
+    # -- death -----------------------------------------------------------------------------------------------------
+
+    def _dead(self, member: Member, child: Child) -> None:
+        """The pidfd says that the process is dead: nobody writes its pages or the guest's memory any more."""
+        while child.channel in self._selector.get_map():  # its last words first: EXIT, FAILED
+            self._hear(member, child)
+        self._selector.unregister(child.pidfd)
+        status = child.reap()
+        member.child = None
+        lived = time.monotonic() - child.started
+        what = _how_it_ended(status)
+        self._log(f"{member.id} ({child.pid}) {what} after {lived:.2f} s")
+        if self.phase in ("ending", "resetting"):
+            member.state = "dead"
+            self._continue_if_all_dead()
+        elif member is self.core:
+            self._core_died(status, what)
+        elif self.phase == "starting":
+            hint = _tail(child.log)
+            self.end("error", error=f"{member.id} {what} while starting", hint=hint, process=member.id)
+        else:
+            self._restart(member, lived, what)
+
+    def _core_died(self, status: int, what: str) -> None:
+        """The core is gone without EXIT: the machine has ended with it."""
+        member = self.core
+        member.state = "dead"
+        if self.resetting and status == 0:
+            return  # as it should be: its client is being asked
+        reason = "killed" if status == -signal.SIGKILL else "error"
+        self.end(reason, error=f"the core {what}", hint=_tail(member.log), process="core")
+
+    def _restart(self, member: Member, lived: float, what: str) -> None:
+        """A device is dead: a successor of the next epoch takes its place, soon."""
+        if not member.reason:
+            member.reason = what
+        reason = member.reason
+        self._tell_core(member, "dead")
+        if member.wanted:
+            member.young_deaths = 0
+        else:
+            member.young_deaths = member.young_deaths + 1 if lived < YOUNG else 1
+        member.restarts += 1
+        member.wanted = False
+        member.state = "restarting"
+        quick = member.young_deaths - 1
+        delay = min(BACKOFF_LIMIT, BACKOFF_FIRST * 2 ** (quick - 1)) if quick > 0 else 0.0
+
+        def start() -> None:
+            if self.phase != "running" or member.child is not None:
+                return
+            member.next_epoch()
+            member.reason = reason
+            self._tell_core(member, "starting")
+            self._attempt(lambda: self._spawn(member, DEVICE))
+
+        if delay:
+            self._after(delay, start)
+        else:
+            start()
+
+    def _tell_core(self, member: Member, state: str) -> None:
+        body = {"id": member.id, "epoch": member.epoch, "state": state, "endpoint": self._endpoint(member)}
+        if self.core.child is not None and not self.core.child.send("DEVICE", body):
+            self._log("the core does not read its channel")
+            self.core.child.kill()
+
+    def _fence(self, member: Member) -> None:
+        """Make sure that a process is dead; its pidfd will say so. One that cannot be killed is shown as stuck."""
+        child = member.child
+        if child is None:
+            return
+        child.kill()
+
+        def look() -> None:
+            if member.child is child:
+                member.state, member.reason = "stuck", "cannot be killed; its requests stay pending"
+                self._tell_core(member, "stuck")
+
+        self._after(FENCE_DEADLINE, look)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def end(self, reason: str, code: int = 0, **detail: Any) -> None:
+        """Wind everything down; the first reason given is the one that is told."""
+        if self.phase in ("ending", "ended"):
+            return
+        self.outcome = {"reason": reason, "code": code, **detail}
+        self._wind_down("ending")
+
+    def _wind_down(self, phase: str) -> None:
+        self.phase = phase
+        for member in self.members.values():
+            if member.child is not None:
+                member.state = "stopping"
+                if not (member.started and member.child.send("STOP")):
+                    member.child.kill()  # it has nothing yet that it could lose, or it does not listen
+        self._after(STOP_DEADLINE, self._kill_all)
+        self._continue_if_all_dead()
+
+    def _kill_all(self) -> None:
+        if self.phase in ("ending", "resetting"):
+            for member in self.members.values():
+                if member.child is not None:
+                    member.child.kill()
+
+    def _continue_if_all_dead(self) -> None:
+        if any(member.child is not None for member in self.members.values()):
+            return
+        self._release_memory()
+        if self.phase == "resetting":
+            self.phase = "starting"
+            self.core.started = False
+            self._attempt(self._start_machine)
+        else:
+            self._finish()
+
+    def _release_memory(self) -> None:
+        for member in self.members.values():
+            member.close()
+        while self.shared:
+            self.shared.popitem()[1].close()
+
+    def _finish(self) -> None:
+        """Everything is dead: remove what is left, then say how it ended."""
+        self.phase = "ended"
+        self._control.close()
+        self.directory.remove()
+        if self.serial is not None:
+            os.close(self.serial)
+            self.serial = None
+        self._tell("EXIT", **self.outcome)
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def _ask(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request of the control socket. Raises BulkheadError."""
+        handler = self._REQUESTS.get(kind)
+        if handler is None:
+            raise ConfigError(f"the keeper knows no request {kind}", hint=f"It knows: {', '.join(self._REQUESTS)}.")
+        return handler(self, body)
+
+    def _ask_ps(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "machine": self.machine.name,
+            "phase": self.phase,
+            "guest": self.machine.guest,
+            "uptime": time.monotonic() - self.began,
+            "kips": core_word(self.shared, "kips"),
+            "serial": self.serial_location,
+            "processes": self.processes(),
+        }
+
+    def _ask_stop(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.end("stopped")
+        return {}
+
+    def _ask_restart(self, body: dict[str, Any]) -> dict[str, Any]:
+        member = self.members.get(body.get("id", ""))
+        if member is None:
+            known = ", ".join(self.members)
+            raise ConfigError(f"{self.machine.name} has no process {body.get('id')}", hint=f"It has: {known}.")
+        if member is self.core or self.phase != "running":
+            raise ConfigError(
+                f"{member.id} cannot be restarted {'' if member is self.core else 'now'}".rstrip(),
+                hint="The guest lives in the core: `bulkhead stop` ends it." if member is self.core else "",
+            )
+        child = member.child
+        if child is None:
+            return {"epoch": member.epoch + 1}  # on its way
+        member.wanted = True
+        if not (member.started and child.send("STOP")):
+            self._fence(member)
+        self._after(STOP_DEADLINE, lambda: self._fence(member) if member.child is child else None)
+        return {"epoch": member.epoch + 1}
+
+    _REQUESTS: dict[str, Callable[[Supervisor, dict[str, Any]], dict[str, Any]]] = {
+        "PS": _ask_ps,
+        "STOP": _ask_stop,
+        "RESTART": _ask_restart,
+    }
+
+    def processes(self) -> list[dict[str, Any]]:
+        """One row a process, the core first; counters since the machine started."""
+        return [row_of(member, self.shared) for member in self.members.values()]
+
+    def _log(self, text: str) -> None:
+        print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log
+
+
+def _how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def _tail(log: Path) -> str:
+    """The end of a log: what a process said before it died."""
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - LOG_TAIL))
+        return file.read().decode(errors="replace").strip()
+    return ""
