@@ -12,7 +12,7 @@ from core.cpu.interrupts import NO_INTERRUPT, due_interrupt, pending_bits
 from core.cpu.pmp import pmp_update
 from core.cpu.requests import serve_requests
 from core.cpu.signal import NEVER, park, sleep_until, unpark
-from core.cpu.slots import do_fence_i
+from core.cpu.slots import do_fence_i, forget_code
 from core.cpu.state import (
     ACTIVITY_IDLE,
     ACTIVITY_PAUSED,
@@ -168,5 +168,6 @@ def reset_hart(hart: Hart, pc: u64) -> None:
     hart.waiting = 0
     hart.parked = 1  # until its thread runs
     pmp_update(hart)
+    forget_code(hart)
     reset_tlbs(hart)
     select_banks(hart)

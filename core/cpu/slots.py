@@ -239,6 +239,17 @@ def do_fence_i(hart: Hart) -> None:
 
 
 @fn
+def forget_code(hart: Hart) -> None:
+    """Nothing is decoded: memory has new contents."""
+    for number in range(hart.pool_used):
+        if slot_page_info(hart, number).live != 0:
+            disconnect(hart, number)
+    hart.pool_used = 0
+    hart.pool_free = 0
+    hart.pool_hand = 0
+
+
+@fn
 def refresh_slots(hart: Hart, number: u64) -> None:
     """Drop a whole page of slots if it is stale."""
     info = slot_page_info(hart, number)

@@ -7,6 +7,7 @@ import ctypes
 import pytest
 from harness import program
 
+from core.board.boot import Boot, Mode
 from core.board.virt import RAM_BASE, ROM_BASE
 from core.cpu.slots import PATIENCE, SLOT_PAGE_INFO_SIZE
 from core.cpu.state import (
@@ -263,3 +264,10 @@ def test_a_program_that_rewrites_its_next_instruction_runs_the_new_one(machine_n
         ],
     )
     assert hart.x[10] == 17
+
+
+def test_a_reset_forgets_all_code(engine, machine, hart, slots):
+    machine.set.reset(machine.built, Boot((), b"", Mode.MACHINE, RAM_BASE, 0))
+    assert hart.pool_used == 0
+    assert engine.fetch_page(hart, CODE) == slots
+    assert len(dropped(slots)) == SLOTS_PER_PAGE
