@@ -142,7 +142,7 @@ class _RunConsole(Console):
         if packet.kind == "STATE" and os.isatty(2) and not self.running:
             if self._progress is None:
                 self._progress = show.Progress(sys.stderr)
-            self._progress(f"{packet.body['id']}: {packet.body['text']} …", None)
+            self._progress(f"{packet.body['id']}: {packet.body['text']}", None)
         elif packet.kind == "RUNNING":
             if self._progress is not None:
                 self._progress.clear()

@@ -204,7 +204,7 @@ class Progress:
             done = round(fraction * BAR)
             bar = f"  {'█' * done}{'░' * (BAR - done)} {fraction:4.0%}"
         with contextlib.suppress(OSError):
-            self._stream.write(f"\r\x1b[K  {what[:60]}{bar}" if self._terminal else f"{what}\n")
+            self._stream.write(f"\r\x1b[K  {what[:60]}{bar}" if self._terminal else f"{what} …\n")
             self._stream.flush()
 
     def clear(self) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from typing import TextIO
 
 from launcher.images import debian, store
 from launcher.images.errors import ImagesError
 from launcher.images.store import Images
+from launcher.show import Progress
 
-__all__ = ["ProgressLine", "add_arguments", "run"]
-
-BAR = 16  # characters
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,45 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
         if images is None or not store.verified(images.directory, thoroughly=True):
             raise ImagesError("no complete set of images is there", hint="bulkhead images")
     else:
-        with ProgressLine(sys.stderr) as progress:
+        with Progress(sys.stderr) as progress:
             images = debian.ensure(progress, update=arguments.update)
     print(json.dumps(_described(images), indent=2) if arguments.json else _table(images))
     return 0
-
-
-class ProgressLine:
-    """One line at the bottom of a terminal that is gone afterwards; a line for each step where there is no terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._shown = ""
-        self._drawn_at = 0.0
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._terminal and self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-
-    def __call__(self, what: str, fraction: float | None) -> None:
-        if not self._terminal:
-            if what != self._shown:
-                self._stream.write(f"{what} …\n")
-            self._shown = what
-            return
-        now = time.monotonic()
-        if what == self._shown and now - self._drawn_at < 0.05 and fraction != 1.0:
-            return
-        self._shown, self._drawn_at = what, now
-        bar = ""
-        if fraction is not None:
-            done = round(fraction * BAR)
-            bar = f"  {'█' * done}{'░' * (BAR - done)} {fraction:4.0%}"
-        self._stream.write(f"\r\x1b[K  {what[:60]}{bar}")
-        self._stream.flush()
 
 
 def _described(images: Images) -> dict[str, object]:

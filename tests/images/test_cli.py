@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.images import ImagesError, cli, ready
+from launcher.show import Progress
 
 
 def run(*words: str) -> int:
@@ -65,7 +66,7 @@ class Terminal(io.StringIO):
 
 def test_on_a_terminal_progress_is_one_line_that_goes_away() -> None:
     terminal = Terminal()
-    with cli.ProgressLine(terminal) as progress:
+    with Progress(terminal) as progress:
         progress("fetch", 0.0)
         progress("fetch", 1.0)
     text = terminal.getvalue()
@@ -76,7 +77,7 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away() -> None:
 
 def test_elsewhere_progress_is_a_line_for_each_step() -> None:
     stream = io.StringIO()
-    with cli.ProgressLine(stream) as progress:
+    with Progress(stream) as progress:
         for fraction in (0.0, 0.5, 1.0):
             progress("fetch", fraction)
         progress("build", None)
