@@ -12,6 +12,7 @@ from typing import Any
 
 from devproc.blk.fast import block_loop
 from devproc.loop import call, flush_and_call, wait_for_work
+from devproc.net.fast import net_loop
 from native import Unit
 from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
 from proto.ring import (
@@ -34,6 +35,7 @@ EXPORTS: list[Any] = [
     flush_and_call,
     mmio_begin,
     mmio_end,
+    net_loop,
     ring_flush,
     ring_forget,
     ring_has_work,

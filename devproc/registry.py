@@ -22,6 +22,7 @@ __all__ = ["DEVICES", "describe", "load_class", "make_device"]
 
 DEVICES = {
     "blk": "devproc.blk.device:BlockDevice",
+    "net": "devproc.net.device:NetDevice",
     "rng": "devproc.rng:Entropy",
     "mailbox": "devproc.mailbox:Mailbox",
 }

@@ -7,6 +7,8 @@ not fit the frame is refused (`header_fits`, or 0 from `segment`), and nothing i
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from native import (
     Record,
     bswap16,
@@ -25,7 +27,6 @@ from native import (
     u16,
     u32,
     u64,
-    wrap8,
     wrap16,
     wrap32,
     wrap64,
@@ -54,8 +55,15 @@ FRAME_MAX = 65550  # Ethernet header, the largest IP packet, and a VLAN tag less
 CSUM, TSO4, TSO6 = 1, 2, 4  # offloads, as bits: who takes what
 
 IPV4, IPV6, VLAN = 0x0800, 0x86DD, 0x8100
-TCP, UDP = 6, 17
-FIN, PSH, CWR = 0x01, 0x08, 0x80
+NOT_NEEDS_CSUM = 0xFE
+NOT_FIN_PSH, NOT_CWR = 0xF6, 0x7F  # masks of TCP flags
+
+
+class Protocol(IntEnum):
+    """IP's numbers of what has ports."""
+
+    TCP = 6
+    UDP = 17
 
 
 class NetHeader(Record):
@@ -164,13 +172,13 @@ def finish_checksum(header: NetHeader, frame: u64, size: u64) -> None:
     if value == 0:
         value = 0xFFFF  # zero means "none" to UDP, and the two are the same number
     store16_unaligned(place, value)
-    header.flags = header.flags & wrap8(~NetHeaderFlag.NEEDS_CSUM & 0xFF)
+    header.flags = header.flags & NOT_NEEDS_CSUM
 
 
 @fn
 def segment(header: NetHeader, frame: u64, size: u64, number: u32, target: u64) -> u64:
-    """Make segment `number` (from 0) of a TCP frame as a message of its own at `target`, which has room for `size` and a
-    header; its checksums are complete. Returns the message's length, 0 when there is no such segment."""
+    """Make segment `number` (from 0) of a TCP frame as a message of its own at `target`, where there is room for `size`
+    and a header; its checksums are complete. Returns the message's length, 0 when there is no such segment."""
     headers: u64 = _tcp_headers(header, frame, size)
     if headers == 0:
         return 0
@@ -207,9 +215,9 @@ def _mend_tcp(tcp: u64, offset: u32, first: bool, last: bool) -> None:
     store32_unaligned(tcp + 4, bswap32(wrap32(sequence + offset)))
     flags: u8 = load8(tcp + 13)
     if not last:
-        flags = flags & wrap8(~(FIN | PSH) & 0xFF)
+        flags = flags & NOT_FIN_PSH
     if not first:
-        flags = flags & wrap8(~CWR & 0xFF)
+        flags = flags & NOT_CWR
     store8(tcp + 13, flags)
 
 
@@ -219,7 +227,7 @@ def _mend_packet(header: NetHeader, frame: u64, size: u64, number: u32) -> None:
     packet: u64 = frame + _network_layer(frame, size)
     start: u64 = u64(header.csum_start)
     length: u64 = size - start
-    total: u64 = u64(bswap16(TCP)) + u64(bswap16(wrap16(length)))
+    total: u64 = u64(bswap16(Protocol.TCP)) + u64(bswap16(wrap16(length)))
     if load8(packet) >> 4 == 4:
         store16_unaligned(packet + 2, bswap16(wrap16(frame + size - packet)))
         identification: u16 = bswap16(load16_unaligned(packet + 4))
@@ -247,12 +255,12 @@ def flow_hash(frame: u64, size: u64) -> u32:
     if load8(at) >> 4 == 4:
         mixed = load32_unaligned(at + 12) ^ load32_unaligned(at + 16)
         protocol: u8 = load8(at + 9)
-        if (protocol == TCP or protocol == UDP) and (load16_unaligned(at + 6) & bswap16(0x3FFF)) == 0:
+        if (protocol == Protocol.TCP or protocol == Protocol.UDP) and (load16_unaligned(at + 6) & bswap16(0x3FFF)) == 0:
             ports = packet + u64(load8(at) & 15) * 4
     elif load8(at) >> 4 == 6:
         for word in range(u64(8)):
             mixed = mixed ^ load32_unaligned(at + 8 + 4 * word)
-        if load8(at + 6) == TCP or load8(at + 6) == UDP:
+        if load8(at + 6) == Protocol.TCP or load8(at + 6) == Protocol.UDP:
             ports = packet + 40
     if ports != 0 and ports + 4 <= size:
         mixed = mixed ^ u32(load16_unaligned(frame + ports) ^ load16_unaligned(frame + ports + 2))

@@ -1,0 +1,132 @@
+"""A backend's own process: `python -m devproc.net.peer`, started by the keeper with a channel, as devices are.
+
+START brings {id, backend, log_level} and the descriptor `frames`, the peer's end of the socket pair. READY answers it,
+or FAILED with a sentence and a hint. Sockets, connections and address translation live here, and so they survive the
+death of the device process; the device's end of the pair is held by the keeper meanwhile. What the device is slow to
+take is dropped when its socket is full, as on any network.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+
+from devproc.net.backend import Peer, Word, parse_uri
+from devproc.net.offload import ETHERNET, FRAME_MAX, HEADER
+from proto.channel import Channel
+from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
+
+__all__ = ["PeerProcess"]
+
+MESSAGE_MAX = HEADER + FRAME_MAX
+BATCH = 64  # messages of the device before others are heard
+NO_HEADER = bytes(HEADER)
+
+
+class PeerProcess:
+    """The loop around one Peer; the `Wire` it is given."""
+
+    def __init__(self, channel: Channel, frames: int, peer: Peer, id: str) -> None:
+        self._channel = channel
+        self._socket = socket.socket(fileno=frames)
+        self._socket.setblocking(False)
+        self._peer = peer
+        self._id = id
+        self._up: bool | None = None
+        self._buffer = memoryview(bytearray(MESSAGE_MAX))
+
+    def run(self) -> None:
+        """Serve until the keeper says STOP or is gone."""
+        peer = self._peer
+        ours, channel = self._socket.fileno(), self._channel.fileno()
+        while True:
+            watched, timeout = peer.poll()
+            poll = select.poll()
+            poll.register(ours, select.POLLIN)
+            poll.register(channel, select.POLLIN)
+            for fd, events in watched:
+                poll.register(fd, events)
+            ready = dict(poll.poll(None if timeout is None else timeout * 1000))
+            if ready.pop(channel, 0) and self._told_to_stop():
+                return
+            if ready.pop(ours, 0):
+                self._from_device()
+            peer.ready(ready)
+
+    # -- the wire --------------------------------------------------------------------------------------------------
+
+    def send(self, frame: bytes | memoryview, header: bytes = NO_HEADER) -> bool:
+        try:
+            self._socket.sendmsg((header, frame))
+        except (BlockingIOError, OSError):
+            return False
+        return True
+
+    def link(self, up: bool) -> None:
+        if self._up is not up:
+            self._up = up
+            self._say_link()
+
+    def log(self, text: str) -> None:
+        self._channel.send("LOG", {"level": 20, "text": f"{self._id}: {text}"})
+
+    def _say_link(self) -> None:
+        word = Word.UP if self._up else Word.DOWN
+        try:
+            self._socket.send(int(word).to_bytes(4, "little"))
+        except OSError:
+            self._up = None  # said again when it is asked for
+
+    def _from_device(self) -> None:
+        for _ in range(BATCH):
+            try:
+                size = self._socket.recv_into(self._buffer)
+            except (BlockingIOError, ConnectionError):
+                return
+            if size >= HEADER + ETHERNET:
+                self._peer.transmit(self._buffer[:size])
+            elif size == 4 and self._buffer[0] == Word.ASK and self._up is not None:
+                self._say_link()
+
+    def _told_to_stop(self) -> bool:
+        try:
+            packet = self._channel.recv(0)
+        except DeadlineMissed:
+            return False
+        except ChannelClosed:
+            return True
+        packet.close()
+        return packet.kind == "STOP"
+
+
+def main() -> int:
+    """Be one backend until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        channel = Channel.from_environment()
+        start = channel.recv()
+        if start.kind != "START":
+            raise ProtocolError(f"{start.kind} instead of START", field="kind")
+        peer: Peer = parse_uri(start.body["backend"]).open()
+        process = PeerProcess(channel, start.fds.pop("frames"), peer, start.body["id"])
+        peer.start(process)
+    except ChannelClosed:
+        return 0
+    except BulkheadError as error:
+        channel.send("FAILED", {"error": error.message, "hint": error.hint})
+        return 1
+    channel.send("READY", {"pid": os.getpid()})
+    try:
+        process.run()
+    except ChannelClosed:
+        return 0
+    finally:
+        peer.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
