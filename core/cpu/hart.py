@@ -9,6 +9,7 @@ from core.board.hsm import hsm_wait
 from core.board.poll import board_sleeps, board_tick, board_wakes, next_deadline_ns
 from core.board.state import Board
 from core.cpu.interrupts import NO_INTERRUPT, due_interrupt, pending_bits
+from core.cpu.linger import linger, slept
 from core.cpu.pmp import pmp_update
 from core.cpu.requests import serve_requests
 from core.cpu.signal import NEVER, park, sleep_until, unpark
@@ -101,7 +102,7 @@ def next_quantum(hart: Hart) -> None:
 def wait_for_interrupt(hart: Hart) -> None:
     """WFI: until an interrupt is pending that mie enables, whatever mstatus and mideleg say (3.3.3)."""
     board_tick(hart)
-    if pending_bits(hart) & hart.mie == 0 and not must_leave(hart):
+    if pending_bits(hart) & hart.mie == 0 and not must_leave(hart) and not linger(hart):
         sleep(hart)
     if must_leave(hart):
         atomic_or64(addressof(hart.attention), ATTENTION_WAIT)  # go on waiting when the hart goes on
@@ -127,7 +128,9 @@ def sleep(hart: Hart) -> None:
     board_wakes(hart)
     hart.activity = ACTIVITY_RUNNING
     hart.sleeps = hart.sleeps + 1
-    hart.slept_ns = hart.slept_ns + (monotonic_ns() - began)
+    taken = monotonic_ns() - began
+    hart.slept_ns = hart.slept_ns + taken
+    slept(hart, taken)
 
 
 @fn
