@@ -116,7 +116,7 @@ def _fetched(directory: Path, progress: Progress, update: bool) -> dict[str, Pac
     if not mirrors:
         raise ImagesError(
             "this host's apt knows no Debian mirror",
-            hint="On Debian one is in /etc/apt/sources.list.d. Without, the bundled guest runs: bulkhead run --guest bundled",
+            hint="On Debian one is in /etc/apt/sources.list.d. Without: bulkhead run --guest bundled",
         )
     sources = [Source(mirror.uri, SUITE) for mirror in mirrors]
     ours = _updated(private, sources, progress)

@@ -7,19 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conversation import missing
 
 import guest
 from guest.disk import bootable
 from launcher.images import Images, ImagesError, ensure
 
 GUEST = Path(guest.__file__).parent
-
-
-def missing(what: str) -> None:
-    """Skip, saying what is missing; in CI, which has everything, fail."""
-    if os.environ.get("CI"):
-        pytest.fail(f"missing in CI: {what}")
-    pytest.skip(f"needs {what}")
 
 
 @pytest.fixture

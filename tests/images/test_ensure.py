@@ -162,14 +162,14 @@ def test_a_host_without_a_debian_mirror_is_told_so(host: Path) -> None:
     (host / "sources.list").write_text("deb http://packages.example.org/apt cloud main\n")
     with pytest.raises(ImagesError, match="no Debian mirror") as error:
         ensure()
-    assert "bundled guest" in error.value.hint
+    assert "--guest bundled" in error.value.hint
 
 
 def test_a_host_without_apt_is_told_so(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ImagesError, match="no apt-get") as error:
         ensure()
-    assert "bundled guest" in error.value.hint
+    assert "--guest bundled" in error.value.hint
 
 
 def test_a_mirror_that_does_not_answer_is_an_error_with_its_name(host: Path) -> None:
