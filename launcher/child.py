@@ -21,7 +21,7 @@ from typing import Any
 from proto.channel import ENVIRONMENT, Channel
 from proto.errors import ChannelClosed
 
-__all__ = ["Child", "module_command", "module_environment"]
+__all__ = ["Child", "is_traced", "module_command", "module_environment"]
 
 PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,3 +94,10 @@ class Child:
         self.channel.close()
         os.close(self.pidfd)
         return status
+
+
+def is_traced(pid: int) -> bool:
+    """True while a debugger holds the process."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as lines:
+        return any(line.startswith("TracerPid:") and int(line.split()[1]) for line in lines)
+    return False

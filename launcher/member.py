@@ -23,6 +23,7 @@ from proto.pages import (
     MAX_QUEUES,
     PAGE_SIZE,
     CoreStats,
+    DeviceToCore,
     LinkMode,
     format_core_page,
     format_device_page,
@@ -40,6 +41,7 @@ __all__ = [
     "device_start",
     "make_device_memory",
     "make_machine_memory",
+    "peer_start",
     "row_of",
 ]
 
@@ -51,7 +53,8 @@ Endpoint = str
 
 
 class Member:
-    """The core, or one device: its process, if it has one now, and what is kept for the next."""
+    """The core, one device, or the process behind a device: the process, if there is one now, and what is kept for the
+    next."""
 
     def __init__(self, id: str, role: str, device: Device | None, log: Path) -> None:
         self.id = id
@@ -67,7 +70,10 @@ class Member:
         self.ready = False  # the core has bound this epoch's endpoint
         self.started = False  # START was sent in this epoch
         self.wanted = False  # its death is an order, not a failure
+        self.silent = 0  # looks in a row that found no heartbeat
+        self._heartbeat = -1
         self.segments: dict[str, Segment] = {}
+        self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
         self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
 
     def next_epoch(self) -> None:
@@ -75,7 +81,14 @@ class Member:
         self.epoch += 1
         self.ready = self.started = self.wanted = False
         self.state, self.reason = "starting", ""
-        reset_device_page(self.segments["device_to_core"].view(), self.epoch)
+        if "device_to_core" in self.segments:
+            reset_device_page(self.segments["device_to_core"].view(), self.epoch)
+
+    def has_pulse(self) -> bool:
+        """Has the heartbeat moved since this was last asked?"""
+        now = read_word(self.segments["device_to_core"].view(), DeviceToCore, "heartbeat")
+        before, self._heartbeat = self._heartbeat, now
+        return now != before
 
     def give(self) -> None:
         """Send what the store holds, before START: STORED packets of named descriptors."""
@@ -104,9 +117,11 @@ class Member:
                 os.close(self.store.pop(name))
 
     def close(self) -> None:
-        """Let segments and store go."""
+        """Let segments and descriptors go."""
         while self.segments:
             self.segments.popitem()[1].close()
+        while self.lent:
+            os.close(self.lent.popitem()[1])
         self.drop(list(self.store))
 
 
@@ -222,8 +237,15 @@ def device_start(
                 "core_to_device": core_page,
                 "device_to_core": segments["device_to_core"].fd,
                 "inflight": segments["inflight"].fd,
+                **member.lent,
             },
         )
+
+
+def peer_start(machine: Machine, member: Member, backend: str) -> dict[str, Any]:
+    """Body of the START of a process behind a device."""
+    level = logging.DEBUG if machine.verbose else logging.INFO
+    return {"id": member.id, "machine": machine.name, "backend": backend, "log_level": level}
 
 
 # -- what people see ---------------------------------------------------------------------------------------------------
@@ -237,10 +259,12 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
         "pid": member.child.pid if member.child else None,
         "state": member.state,
         "epoch": member.epoch or None,
-        "restarts": member.restarts if member.device else None,
+        "restarts": member.restarts if member.role != "core" else None,
         "reason": member.reason,
         "log": str(member.log),
     }
+    if member.role != "core" and member.device is None:
+        return row
     if member.device is None:
         return row | {"instructions": core_word(shared, "instret")}
     return row | {"backend": member.device.describe(), **_counters(member)}

@@ -7,6 +7,8 @@ One selector serves channels, pidfds, signals, timers and the control socket (`l
   (DEVICE starting → DEVICE_READY) before the successor gets its START.
 * A device may leave descriptors with us (STORE{} with named descriptors → STORED{names}; UNSTORE{names}). Its successor
   gets them back in STORED packets before its START.
+* A network device may have a peer, a process behind it (`launcher.network`). It is restarted like a device; the core
+  does not know of it.
 * The core's end is the machine's. So is the end of the client that started it, unless detached; SIGTERM and SIGINT;
   an order over the control socket. Everything is asked to stop, and killed when it does not within a second.
 * A guest's reset starts the whole machine again, in new memory, unless the client, which has seen what the guest said
@@ -28,10 +30,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher.child import Child
+from launcher.child import Child, is_traced
 from launcher.control import ControlServer
 from launcher.machine import Machine
-from launcher.member import Member, core_start, core_word, device_start, make_device_memory, make_machine_memory, row_of
+from launcher.member import (
+    Member,
+    core_start,
+    core_word,
+    device_start,
+    make_device_memory,
+    make_machine_memory,
+    peer_start,
+    row_of,
+)
+from launcher.network import NETWORK, has_peer, lay_cable, peer_name
 from launcher.rundir import RunDirectory
 from launcher.segments import Segment
 from launcher.terminal import restore
@@ -40,13 +52,15 @@ from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMiss
 
 __all__ = ["CORE", "DEVICE", "Supervisor"]
 
-CORE, DEVICE = "core.main", "devproc.main"  # modules of the processes
+CORE, DEVICE, PEER = "core.main", "devproc.main", "devproc.net.peer"  # modules of the processes
 STOP_DEADLINE = 0.7  # seconds that a process has between STOP and SIGKILL
 FENCE_DEADLINE = 1.0  # seconds after SIGKILL until a process is called stuck
 CHANNEL_GRACE = 1.0  # seconds between a process's end-of-file and SIGKILL
 BACKOFF_FIRST = 0.05  # seconds before the second quick restart; doubles
 BACKOFF_LIMIT = 5.0
 YOUNG = 10.0  # a process that lived this long starts with a clean record
+PULSE = 5.0  # seconds between two looks at the devices' heartbeats, which are at least one a second
+HUNG = 3  # looks without a heartbeat until a device counts as hung
 LOG_TAIL = 2000  # bytes of a log that an error brings along
 
 
@@ -74,10 +88,16 @@ class Supervisor:
         self.resetting = False  # the core has ended because the guest asked for a reset
         self.core = Member("core", "core", None, directory.log("core"))
         self.devices = [Member(device.id, device.role, device, directory.log(device.id)) for device in machine.devices]
-        self.members = {member.id: member for member in (self.core, *self.devices)}
+        self.peers: dict[str, Member] = {}  # device id → the process behind it
+        for device in machine.devices:
+            if has_peer(device):
+                id, role = peer_name(device)
+                self.peers[device.id] = Member(id, role, None, directory.log(id))
+        self.members = {member.id: member for member in (self.core, *self.devices, *self.peers.values())}
         self.shared: dict[str, Segment] = {}
         self._selector = selectors.DefaultSelector()
         self._spares = spares or {}
+        self._felt = time.monotonic()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ticket = itertools.count()
         self._control = ControlServer(directory.control, self._selector, self._ask)
@@ -89,6 +109,7 @@ class Supervisor:
         self._watch_signals()
         self._watch_client()
         self._attempt(self._start_machine)
+        self._after(PULSE, self._feel_pulses)
         while self.phase != "ended":
             timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
             for key, _ in self._selector.select(timeout):
@@ -170,11 +191,23 @@ class Supervisor:
         self.shared = make_machine_memory(self.machine)
         for member in self.devices:
             make_device_memory(member, self.machine)
+            if member.device is not None and member.device.device == NETWORK:
+                lay_cable(member, self.peers.get(member.id))
             member.next_epoch()
         self._spawn(self.core, CORE)
         self._start_core()
         for member in self.devices:
             self._spawn(member, DEVICE)
+        for member in self.peers.values():
+            member.next_epoch()
+            self._start_peer(member)
+
+    def _start_peer(self, member: Member) -> None:
+        """It waits for nobody: START comes with the process."""
+        self._spawn(member, PEER)
+        (device,) = (device for device in self.machine.devices if self.peers.get(device.id) is member)
+        assert member.child is not None
+        member.started = member.child.send("START", peer_start(self.machine, member, device.backend), member.lent)
 
     def _spawn(self, member: Member, module: str) -> None:
         """Give `member` a process: a spare that has already started, or a new one."""
@@ -294,6 +327,10 @@ class Supervisor:
         elif self.phase == "running":
             member.reason = error
 
+    def _ready(self, member: Member, packet: Packet) -> None:
+        if member.device is None:  # a device runs when the core has accepted its HELLO
+            member.state, member.reason = "running", ""
+
     def _device_state(self, member: Member, packet: Packet) -> None:
         member.reason = packet.body.get("state", "")
 
@@ -327,7 +364,7 @@ class Supervisor:
         "LOG": _log_packet,
     }
     _DEVICE: dict[str, Callable[[Supervisor, Member, Packet], None]] = {
-        "READY": _nothing,  # "running" is when the core has accepted its HELLO
+        "READY": _ready,
         "STATE": _device_state,
         "FAILED": _failed,
         "LOG": _log_packet,
@@ -389,7 +426,7 @@ class Supervisor:
             member.next_epoch()
             member.reason = reason
             self._tell_core(member, "starting")
-            self._attempt(lambda: self._spawn(member, DEVICE))
+            self._attempt(lambda: self._spawn(member, DEVICE) if member.device else self._start_peer(member))
 
         if delay:
             self._after(delay, start)
@@ -397,6 +434,8 @@ class Supervisor:
             start()
 
     def _tell_core(self, member: Member, state: str) -> None:
+        if member.device is None:
+            return  # a peer is nothing to the core
         body = {"id": member.id, "epoch": member.epoch, "state": state, "endpoint": self._endpoint(member)}
         if self.core.child is not None and not self.core.child.send("DEVICE", body):
             self._log("the core does not read its channel")
@@ -415,6 +454,23 @@ class Supervisor:
                 self._tell_core(member, "stuck")
 
         self._after(FENCE_DEADLINE, look)
+
+    def _feel_pulses(self) -> None:
+        """Fence devices whose loop no longer turns: a process that is stopped, or caught in a handler. Looks that come
+        late do not count (then the host was busy, or asleep), and neither does a device under a debugger."""
+        self._after(PULSE, self._feel_pulses)
+        now = time.monotonic()
+        late = now - self._felt > 1.5 * PULSE
+        self._felt = now
+        for member in self.devices:
+            if member.state != "running" or member.child is None or late or is_traced(member.child.pid):
+                member.silent = 0
+                continue
+            member.silent = 0 if member.has_pulse() else member.silent + 1
+            if member.silent >= HUNG:
+                member.reason = f"gave no sign of life for {PULSE * HUNG:.0f} s"
+                self._log(f"{member.id} {member.reason}")
+                self._fence(member)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

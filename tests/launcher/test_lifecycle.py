@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -274,6 +275,61 @@ def test_stopped_processes_do_not_keep_a_machine_alive(start: Start, disk: str, 
         os.kill(row["pid"], signal.SIGSTOP)
     assert bulkhead("stop").returncode == 0
     assert machine.wait() == ExitCode.KILLED
+
+
+@pytest.mark.slow
+def test_a_device_that_hangs_is_replaced(start: Start, disk: str, wait_until: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    os.kill(machine.row("blk0")["pid"], signal.SIGSTOP)
+    machine.type("read 0\n")
+    wait_until(lambda: machine.row("blk0")["epoch"] == 2, "the replacement", 40)
+    machine.expect(b"000001f0")
+    machine.type("exit 6\n")
+    assert machine.wait() == 6
+
+
+@pytest.mark.slow
+def test_an_idle_device_is_left_alone(start: Start, disk: str) -> None:
+    machine = start("--disk", disk, "--device", "rng", "--device", "mailbox")
+    machine.expect(PROMPT)
+    time.sleep(22)  # longer than a device may be silent
+    assert [row["restarts"] for row in machine.ps()["processes"]] == [None, 0, 0, 0]
+
+
+# -- the serial line ---------------------------------------------------------------------------------------------------
+
+
+def test_the_serial_line_can_be_a_file(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "serial"
+    assert start("--serial", f"file:{path}", "--append", "cmd=echo,hello;exit,2").wait(DEADLINE) == 2
+    assert b"hello" in path.read_bytes()
+
+
+def test_the_serial_line_can_be_a_socket(start: Start, wait_until: Any) -> None:
+    path = runtime().parent / "line"
+    machine = start("--serial", f"socket:{path}")
+    wait_until(path.is_socket, "the start", 30)
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(30)
+        line.connect(str(path))
+        line.sendall(b"exit 9\n")
+        assert machine.wait(30) == 9
+    assert not path.exists()
+
+
+def test_the_serial_line_can_be_a_pseudo_terminal(start: Start) -> None:
+    machine = start("--serial", "pty")
+    assert machine.client.stderr is not None
+    name = re.match(rb"serial line: (/dev/pts/\d+)", machine.client.stderr.readline())
+    assert name is not None
+    with open(name[1], "wb", buffering=0) as line:
+        line.write(b"exit 8\n")
+        assert machine.wait(30) == 8
+
+
+def test_without_a_serial_line_the_guest_runs_all_the_same(start: Start) -> None:
+    assert start("--serial", "none", "--append", "cmd=exit,4").wait(DEADLINE) == 4
 
 
 # -- what cannot start -------------------------------------------------------------------------------------------------

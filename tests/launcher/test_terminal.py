@@ -55,8 +55,9 @@ class Terminal:
     def expect(self, text: bytes, timeout: float = DEADLINE) -> bytes:
         deadline = time.monotonic() + timeout
         while text not in self.seen:
-            assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-800:]!r}"
-            self.seen += self.read(deadline - time.monotonic())
+            data = self.read(deadline - time.monotonic())
+            assert data, f"no {text!r} in {self.seen[-800:]!r}"
+            self.seen += data
         at = self.seen.index(text) + len(text)
         found, self.seen = self.seen[:at], self.seen[at:]
         return found
