@@ -10,9 +10,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["MAX_HARTS", "RAM_BASE", "VIRTIO_SLOTS", "Device", "Machine", "Serial"]
+__all__ = ["MAX_HARTS", "NETWORK", "RAM_BASE", "VIRTIO_SLOTS", "Device", "Machine", "Serial"]
 
 RAM_BASE = 0x80000000
+NETWORK = "net"  # what a network card is called among the devices
 VIRTIO_SLOTS = 8
 MAX_HARTS = 8
 PAGE = 4096
@@ -40,6 +41,7 @@ class Device:
     backend: str = ""  # URI
     mmio_size: int = 0  # bytes of registers, of a device that is not virtio
     compatible: str = ""  # the device tree's word for it
+    capture: str = ""  # of a network: the pcap file
 
     def describe(self) -> str:
         """One line for people."""

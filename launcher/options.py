@@ -100,6 +100,15 @@ RUN_OPTIONS = (
         group="devices",
     ),
     Option(
+        "net",
+        "list",
+        "URI[,KEY=VALUE…]",
+        "a network card: user (no rights needed; hostfwd=tcp:PORT-GUESTPORT lets the host in), tap:NAME, hub:PATH, "
+        "stream:unix:PATH or stream:tcp:HOST:PORT (,server); mac=, mtu=, pairs=, pcap=FILE, and for the Debian guest "
+        "ip=dhcp|none|ADDRESS/BITS, gateway=; repeatable",
+        group="devices",
+    ),
+    Option(
         "device",
         "list",
         "X[,KEY=VALUE…]",

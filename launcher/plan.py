@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from launcher.child import module_command, module_environment
-from launcher.machine import MAX_HARTS, VIRTIO_SLOTS, Device, Machine, Serial
+from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, Device, Machine, Serial
 from launcher.options import Given, Options
 from launcher.rundir import RunDirectory
-from launcher.specs import absolute, parse_device, parse_disk, parse_memory, parse_serial
+from launcher.specs import Card, absolute, parse_device, parse_disk, parse_memory, parse_net, parse_serial
 from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
 
@@ -43,12 +43,14 @@ class Plan:
     images: Any = None  # launcher.images.Images, of the Debian guest
     root: str | None = None  # the file in which the root disk is kept; "" is a private copy
     command: Any = None  # launcher.images.Command
+    cards: tuple[Card, ...] = ()  # the network cards, in the order of their devices
 
     def prepare(self, directory: RunDirectory) -> Machine:
         """Make what this run needs and return the machine, complete. Raises ConfigError."""
         machine = dataclasses.replace(self.machine, name=directory.name)
         if machine.detach and machine.serial.kind == "fd":
             machine = dataclasses.replace(machine, serial=Serial("socket", str(directory.path / "serial")))
+        machine = dataclasses.replace(machine, devices=tuple(_addressed(device, machine) for device in machine.devices))
         if self.images is None:
             return machine
         try:
@@ -74,7 +76,27 @@ class Plan:
         shutil.copyfile(machine.initrd, path)
         with open(path, "ab") as file:
             file.write(self.command.archive())
+            if self.cards:
+                file.write(self._network(machine))
         return dataclasses.replace(machine, initrd=str(path))
+
+    def _network(self, machine: Machine) -> bytes:
+        """What the Debian guest needs for its cards."""
+        from launcher.images import GuestCard, network_archive
+
+        macs = [device.properties["mac"] for device in machine.devices if device.device == NETWORK]
+        cards = [GuestCard(mac, card.how, card.gateway) for mac, card in zip(macs, self.cards, strict=True)]
+        return network_archive(self.images, cards)
+
+
+def _addressed(device: Device, machine: Machine) -> Device:
+    """A network card with an address: one that stays the same for the same machine's name on the same host."""
+    if device.device != NETWORK or device.properties.get("mac"):
+        return device
+    from launcher.network import default_address
+
+    mac = default_address(machine.name, device.id)
+    return dataclasses.replace(device, properties={**device.properties, "mac": mac})
 
 
 def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | None, progress: Progress) -> Plan:
@@ -98,6 +120,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         )
     if command and (detach or serial.kind != "fd"):
         raise ConfigError("the output of COMMAND comes over the serial line", hint="Leave out --serial and --detach.")
+    cards = _cards(read.items("net"))
     machine = Machine(
         name=read.text("name") or "(the first free name)",
         memory=parse_memory(memory) if (memory := read.given("memory")) else DEFAULT_MEMORY,
@@ -108,7 +131,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         bios=_bios(read, images),
         boot=read.text("boot"),
         serial=serial,
-        devices=_devices(disks, [parse_device(given) for given in read.items("device")]),
+        devices=_devices(disks, cards, [parse_device(given) for given in read.items("device")]),
         link=read.text("link") or "words",
         reboot=not (read.flag("no-reboot") or command),
         detach=detach,
@@ -120,7 +143,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         from launcher.images import Command
 
         in_guest = Command(tuple(command), size=terminal)
-    return Plan(machine, read.text("name") or None, images if guest == "debian" else None, root, in_guest)
+    return Plan(machine, read.text("name") or None, images if guest == "debian" else None, root, in_guest, tuple(cards))
 
 
 class _Reader:
@@ -232,13 +255,30 @@ def _disk(given: Given) -> tuple[str, str | None, dict[str, Any]]:
     return uri, id, properties
 
 
+def _cards(given: list[Given]) -> list[Card]:
+    if not given:
+        return []
+    known = describe_device(NETWORK)["properties"]
+    return [parse_net(one, known) for one in given]
+
+
 def _devices(
-    disks: list[tuple[str, str | None, dict[str, Any]]], others: list[tuple[str, str | None, dict[str, Any]]]
+    disks: list[tuple[str, str | None, dict[str, Any]]],
+    cards: list[Card],
+    others: list[tuple[str, str | None, dict[str, Any]]],
 ) -> tuple[Device, ...]:
     """All devices, with ids and slots. Raises ConfigError."""
     names = _Names()
     devices = [Device(names.take(id, "blk"), "blk", "blk", "virtio", properties, uri) for uri, id, properties in disks]
+    for card in cards:
+        devices.append(
+            Device(
+                names.take(card.id, "net"), "net", NETWORK, "virtio", card.properties, card.uri, capture=card.capture
+            )
+        )
     for spec, id, properties in others:
+        if spec == NETWORK:
+            raise ConfigError("a network card is given with --net", hint="For example: --net user")
         seen = describe_device(spec)
         role = os.path.basename(spec.rpartition(":")[0]).removesuffix(".py") if ".py:" in spec else spec
         backend = str(properties.pop("backend", ""))

@@ -5,8 +5,11 @@ Each function takes a `Given` and returns plain data, or raises ConfigError that
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from launcher.options import Given
 from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
 
-__all__ = ["absolute", "parse_device", "parse_disk", "parse_memory", "parse_serial"]
+__all__ = ["Card", "absolute", "parse_device", "parse_disk", "parse_memory", "parse_net", "parse_serial"]
 
 MIB = 1 << 20
 LEAST_MEMORY = MIB
@@ -74,6 +77,74 @@ def parse_disk(given: Given) -> tuple[str, str | None, dict[str, Any]]:
     elif scheme[0] == "file:":
         uri = f"file:{absolute(given, uri.removeprefix('file:'))}"
     return uri, _take_id(given, properties), properties
+
+
+@dataclass(frozen=True)
+class Card:
+    """A `--net`: the backend's URI with its own options, and what is for others."""
+
+    uri: str
+    id: str | None
+    properties: dict[str, Any]  # of the card
+    capture: str = ""  # absolute path
+    how: str = "none"  # dhcp, none or ADDRESS/BITS: how the Debian guest sets it up
+    gateway: str = ""
+
+
+def parse_net(given: Given, known: Collection[str]) -> Card:
+    """`URI[,KEY=VALUE…]`, or a TOML table with the key uri. `known` are the card's own properties; id, pcap, ip and
+    gateway are the launcher's; the rest belongs to the backend."""
+    from devproc.net.backend import parse_uri
+
+    head, pairs = _net_pairs(given)
+    mine: dict[str, Any] = {}
+    others = [head]
+    for key, value in pairs:
+        if key in known or key in ("id", "pcap", "ip", "gateway"):
+            mine[key] = value
+        else:
+            others.append(f"{key}={value}")
+    scheme, _, place = head.partition(":")
+    if scheme == "hub" and place:
+        others[0] = f"hub:{absolute(given, place)}"
+    elif scheme == "stream" and place.startswith("unix:"):
+        others[0] = f"stream:unix:{absolute(given, place.removeprefix('unix:'))}"
+    target = parse_uri(",".join(others))
+    capture = absolute(given, str(mine.pop("pcap"))) if "pcap" in mine else ""
+    how = str(mine.pop("ip", "dhcp" if target.backend.dhcp else "none"))
+    gateway = str(mine.pop("gateway", ""))
+    _check_addresses(given, how, gateway)
+    return Card(",".join(others), _take_id(given, mine), mine, capture, how, gateway)
+
+
+def _net_pairs(given: Given) -> tuple[str, list[tuple[str, Any]]]:
+    """The URI without options, and the options in order: one may come more than once."""
+    if isinstance(given.value, dict):
+        table = dict(given.value)
+        words = str(table.pop("uri", "")).split(",")
+        listed = [(key, value if isinstance(value, list) else [value]) for key, value in table.items()]
+        pairs = [(key, _as_text(value)) for key, values in listed for value in values]
+    else:
+        words = str(given.value).split(",")
+        pairs = []
+    if not words[0]:
+        raise ConfigError(f"{given.source}: which network?", hint="For example: --net user")
+    parts = [word.partition("=") for word in words[1:]]
+    return words[0], [(key, value if equals else "on") for key, equals, value in parts] + pairs
+
+
+def _as_text(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _check_addresses(given: Given, how: str, gateway: str) -> None:
+    try:
+        if how not in ("dhcp", "none"):
+            ipaddress.ip_interface(how)
+        if gateway:
+            ipaddress.ip_address(gateway)
+    except ValueError as error:
+        raise ConfigError(f"{given.source}: {error}", hint="ip= is dhcp, none, or for example 10.0.0.1/24") from None
 
 
 def parse_device(given: Given) -> tuple[str, str | None, dict[str, Any]]:

@@ -32,7 +32,7 @@ from typing import Any
 
 from launcher.child import Child, is_traced
 from launcher.control import ControlServer
-from launcher.machine import Machine
+from launcher.machine import NETWORK, Machine
 from launcher.member import (
     Member,
     core_start,
@@ -43,7 +43,7 @@ from launcher.member import (
     peer_start,
     row_of,
 )
-from launcher.network import NETWORK, has_peer, lay_cable, peer_name
+from launcher.network import has_peer, lay_cable, peer_name
 from launcher.rundir import RunDirectory
 from launcher.segments import Segment
 from launcher.terminal import restore

@@ -9,9 +9,21 @@ The command line for the kernel is `KERNEL_COMMAND_LINE`, with `ROOT_ON_VDA` for
 from launcher.images.command import Command
 from launcher.images.debian import clean, ensure, ready
 from launcher.images.errors import ImagesError
+from launcher.images.network import GuestCard, network_archive
 from launcher.images.store import Images
 
-__all__ = ["KERNEL_COMMAND_LINE", "ROOT_ON_VDA", "Command", "Images", "ImagesError", "clean", "ensure", "ready"]
+__all__ = [
+    "KERNEL_COMMAND_LINE",
+    "ROOT_ON_VDA",
+    "Command",
+    "GuestCard",
+    "Images",
+    "ImagesError",
+    "clean",
+    "ensure",
+    "network_archive",
+    "ready",
+]
 
 KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1"
 ROOT_ON_VDA = "root=/dev/vda rw"

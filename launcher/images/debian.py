@@ -25,7 +25,19 @@ OTHERS = ("busybox-static", "opensbi", "u-boot-qemu")
 
 # What the initramfs can drive. Everything else the small system needs is built into Debian's kernel.
 INITRAMFS_MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4")
-MODULE_PLACES = ("/drivers/virtio/", "/drivers/block/virtio", "/drivers/char/hw_random/", "/fs/", "/crypto/", "/lib/")
+# Drivers that most machines do without: each group is an archive of its own, to append to the initramfs.
+EXTRA_MODULES = {"network": ("virtio_net",)}
+MODULE_PLACES = (
+    "/drivers/net/virtio_net",
+    "/drivers/net/net_failover",
+    "/net/core/",
+    "/drivers/virtio/",
+    "/drivers/block/virtio",
+    "/drivers/char/hw_random/",
+    "/fs/",
+    "/crypto/",
+    "/lib/",
+)
 
 ROOT_SIZE = 256 << 20
 
@@ -188,10 +200,12 @@ def _built(place: Path, directory: Path, packages: dict[str, Package], progress:
         progress("unpack the kernel", 1.0)
         ((_, busybox),) = apt.members(files["busybox-static"], lambda path: path in ("bin/busybox", "usr/bin/busybox"))
         system = userland.tree(busybox)
-        drivers = modules.tree(modules.closure(stored_modules, INITRAMFS_MODULES), version)
+        drivers, extras = _drivers(stored_modules, version)
         initramfs = {**system, **drivers, "init": cpio.regular(userland.script("initramfs.sh"), 0o755)}
         progress("build the initramfs", None)
         (building / "initramfs.cpio").write_bytes(cpio.archive(initramfs))
+        for name, tree in extras.items():
+            (building / f"{name}.cpio").write_bytes(cpio.archive(tree))
         progress("build the root file system", None)
         root.build({**system, **drivers}, building / "root.ext4", ROOT_SIZE)
         for package in ("opensbi", "u-boot-qemu"):
@@ -201,6 +215,19 @@ def _built(place: Path, directory: Path, packages: dict[str, Package], progress:
     images = store.verified(place)
     assert images is not None, "a set is verified as it was just written"
     return images
+
+
+def _drivers(stored: dict[str, bytes], version: str) -> tuple[cpio.Tree, dict[str, cpio.Tree]]:
+    """The drivers that are always there, with the indexes of all, and what each extra group adds to them."""
+    always = {module.name for module in modules.closure(stored, INITRAMFS_MODULES)}
+    wanted = [name for names in (INITRAMFS_MODULES, *EXTRA_MODULES.values()) for name in names]
+    everything = modules.tree(modules.closure(stored, wanted), version)
+    extras: dict[str, cpio.Tree] = {}
+    for group, names in EXTRA_MODULES.items():
+        added = {module.name for module in modules.closure(stored, names)} - always
+        extras[group] = {path: entry for path, entry in everything.items() if modules.name_of(path) in added}
+    later = {path for tree in extras.values() for path in tree}
+    return {path: entry for path, entry in everything.items() if path not in later}, extras
 
 
 def _kernel(package: Path, version: str) -> tuple[bytes, dict[str, bytes]]:

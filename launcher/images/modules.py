@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from launcher.images.cpio import Entry, directory, regular
 from launcher.images.errors import ImagesError
 
-__all__ = ["Module", "closure", "tree"]
+__all__ = ["Module", "closure", "name_of", "tree"]
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Module:
             case _:
                 raise ImagesError(f"module {path}: compressed in a way that is not known here ({suffix})")
         info = _modinfo(data)
-        depends = [_module_name(part) for value in info.get("depends", ()) for part in value.split(",") if part]
+        depends = [name_of(part) for value in info.get("depends", ()) for part in value.split(",") if part]
         softdeps = [part for value in info.get("softdep", ()) for part in _before(value)]
-        return cls(_module_name(path), data, tuple(depends), tuple(softdeps), tuple(info.get("alias", ())))
+        return cls(name_of(path), data, tuple(depends), tuple(softdeps), tuple(info.get("alias", ())))
 
 
 def closure(available: Mapping[str, bytes], wanted: Iterable[str]) -> list[Module]:
     """The wanted modules and all their symbols need, each after what it depends on. `available` is path → stored bytes.
 
     Raises ImagesError where one is not available: whether something is built in is for the caller to know."""
-    paths = {_module_name(path): path for path in available}
+    paths = {name_of(path): path for path in available}
     order: dict[str, Module] = {}
 
     def visit(name: str, needed_by: str) -> None:
@@ -106,7 +106,7 @@ def _all_before(module: Module, by_name: Mapping[str, Module]) -> list[str]:
     return found[::-1]
 
 
-def _module_name(path: str) -> str:
+def name_of(path: str) -> str:
     """The name the kernel knows a module file by."""
     return PurePosixPath(path).name.partition(".ko")[0].replace("-", "_")
 

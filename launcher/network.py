@@ -1,0 +1,73 @@
+"""What the keeper holds of a network: the cable between a card and what is behind it, which neither's death cuts.
+
+A tap is one descriptor. For any other backend the cable is a socket pair with a device process at one end and a peer
+process (`devproc.net.peer`) at the other; the keeper keeps both ends. It also opens the capture file, with the rights
+and in the directory of whoever started the machine, and memory in which the card keeps what the driver ordered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from devproc.kept import KEPT_SIZE
+from devproc.net.backend import parse_uri
+from devproc.net.device import default_mac
+from launcher.machine import NETWORK, Device
+from launcher.member import Member
+from proto.errors import ConfigError
+
+__all__ = ["default_address", "has_peer", "lay_cable", "peer_name"]
+
+CABLE_BYTES = 1 << 20  # that may be on their way in each direction
+
+
+def has_peer(device: Device) -> bool:
+    """Does the device need a peer process?"""
+    return device.device == NETWORK and not parse_uri(device.backend).backend.descriptor
+
+
+def peer_name(device: Device) -> tuple[str, str]:
+    """Id and role of the peer process: net0.user, user."""
+    scheme = parse_uri(device.backend).scheme
+    return f"{device.id}.{scheme}", scheme
+
+
+def default_address(machine: str, id: str) -> str:
+    """A card's address, when none was given: the same for the same names on the same host and user."""
+    return default_mac(socket.gethostname(), str(os.getuid()), machine, id).hex(":")
+
+
+def lay_cable(member: Member, peer: Member | None) -> None:
+    """Make what both are lent in every START from now on. Raises ConfigError."""
+    device = member.device
+    assert device is not None
+    with contextlib.ExitStack() as undo:
+        lent = {"kept": os.memfd_create(f"{member.id}-kept", os.MFD_CLOEXEC)}
+        undo.callback(_close, lent)
+        os.truncate(lent["kept"], KEPT_SIZE)
+        if device.capture:
+            lent["capture"] = _open_capture(device.capture)
+        if peer is None:
+            lent["frames"] = parse_uri(device.backend).open()
+        else:
+            ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+            for end in ends:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CABLE_BYTES)
+            lent["frames"] = ends[0].detach()
+            peer.lent = {"frames": ends[1].detach()}
+        undo.pop_all()
+    member.lent = lent
+
+
+def _open_capture(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot write the capture file {path}: {(error.strerror or '').lower()}") from error
+
+
+def _close(lent: dict[str, int]) -> None:
+    for fd in lent.values():
+        os.close(fd)
