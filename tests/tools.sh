@@ -2,14 +2,18 @@
 # Installs the Debian packages that the slow tests and the benchmarks use, where they are missing and this user may.
 # Without them (no root, no apt) the tests that need one say so by name and are skipped, except in CI.
 packages="
+binutils-riscv64-linux-gnu
+cpio
 device-tree-compiler
 e2fsprogs
+fish
 gcc-riscv64-unknown-elf
 gdb-multiarch
 opensbi
 qemu-system-misc
 qemu-utils
 u-boot-qemu
+zsh
 "
 missing=""
 for package in $packages; do
