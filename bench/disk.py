@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.blk_ring import make_image
 from bench.boot import ARGUMENTS, BUNDLED, BUNDLED_SHELL, DEADLINE, SHELL
 from bench.guests import Console, bulkhead, debian, qemu, scratch
 from bench.measure import Figure, Run, alternate, compare
 
 PEER = "qemu-system-riscv64"
-IMAGE_SIZE = 128 << 20
 PHASE = re.compile(rb"(read|write) +(\S.*?) +(\d+) IOPS")
 DD = (  # MiB, and how
     ("read, bs=4k", 16, "dd if=/dev/vda of=/dev/null bs=4k count=4096 iflag=direct"),
@@ -28,13 +28,11 @@ DD = (  # MiB, and how
 
 def bundled(run: Run, folder: Path) -> Iterator[Figure]:
     """Every phase of `diskbench`, reading and writing."""
-    images = folder / "ours.img", folder / "theirs.img"
-    for image in images:
-        image.write_bytes(bytes(IMAGE_SIZE))
+    images = make_image(str(folder), "ours.img"), make_image(str(folder), "theirs.img")
     milliseconds = 300 if run.quick else 1000
     with (
-        Console(bulkhead("run", "--kernel", BUNDLED, "--disk", str(images[0]))) as ours,
-        Console(qemu("-kernel", BUNDLED, disk=str(images[1]))) as theirs,
+        Console(bulkhead("run", "--kernel", BUNDLED, "--disk", images[0])) as ours,
+        Console(qemu("-kernel", BUNDLED, disk=images[1])) as theirs,
     ):
         phases: dict[str, list[list[float]]] = {}
 

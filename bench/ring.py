@@ -1,6 +1,6 @@
 """Block requests at the ring: this project's device process against qemu-storage-daemon, without any guest.
 
-The two serve images with the same bytes, in the page cache, to the same driver program (`bench.blk_ring`, a program of
+The two serve images of one kind, in the page cache, to the same driver program (`bench.blk_ring`, a program of
 its own, because it keeps driver and devices on a host CPU each).
 """
 
