@@ -14,7 +14,7 @@ from typing import Any
 
 from proto.errors import ConfigError
 
-__all__ = ["REQUIRED", "Property", "Size", "parse_properties", "properties_of", "property_help"]
+__all__ = ["REQUIRED", "FilePath", "Property", "Size", "parse_properties", "properties_of", "property_help"]
 
 
 class _Required:
@@ -29,9 +29,13 @@ class Size(int):
     """The type of a property that is a number of bytes: `4k`, `16M`, `1G`, or plain digits."""
 
 
+class FilePath(str):
+    """The type of a property that names a file of the host; the launcher makes it absolute."""
+
+
 _WORDS = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
-_NAMES = {str: "text", int: "number", bool: "on|off", Size: "size"}
+_NAMES = {str: "text", int: "number", bool: "on|off", Size: "size", FilePath: "file"}
 
 
 class Property:
@@ -108,7 +112,13 @@ def _parse_str(value: Any) -> str:
     return value
 
 
-_PARSERS: dict[type, Callable[[Any], Any]] = {str: _parse_str, int: _parse_int, bool: _parse_bool, Size: _parse_size}
+_PARSERS: dict[type, Callable[[Any], Any]] = {
+    str: _parse_str,
+    int: _parse_int,
+    bool: _parse_bool,
+    Size: _parse_size,
+    FilePath: _parse_str,
+}
 
 
 def properties_of(cls: type) -> dict[str, Property]:

@@ -1,30 +1,32 @@
-"""What stands behind a disk: a few functions, chosen by URI.
+"""What stands behind a disk: a few functions, chosen by URI (`devproc.blk.uri` has the grammar).
 
-`file:PATH[,ro]` is the default; a text without a known scheme is a path. A backend that wraps another (a filter, an
-overlay) implements the same protocol and calls the one below it. Offsets and lengths are bytes, whole sectors,
-already checked against `size`. Functions raise OSError or BackendError for this request alone, BackendGone when no
-later one can succeed.
+A backend that wraps another (a filter, an overlay) implements the same protocol and calls the one below it. Offsets
+and lengths are bytes, whole sectors, already checked against `size`. Functions raise OSError or BackendError for this
+request alone, BackendGone when no later one can succeed. Everything may be done twice: after a crash, requests come
+again.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from devproc.blk.uri import parse_uri
 from proto.errors import ConfigError
 
-__all__ = ["BACKENDS", "BlockBackend", "open_backend", "split_options"]
+__all__ = ["BlockBackend", "open_backend", "split_options"]
 
 
 class BlockBackend(Protocol):
-    """The calls of a disk's backend. All on one thread."""
+    """The calls of a disk's backend. All on one thread, unless it says that it has `workers`."""
 
     size: int  # bytes, a multiple of 512
     read_only: bool
     block_size: int  # what the backend prefers to be read and written in
     identity: str  # at most 20 characters, for GET_ID
     descriptor: int | None  # a plain file or block device, for the machine-code path; None: only these functions
+    workers: int  # calls that it gains from having at once, each on a thread of its own; 1: one after the other
+    stamp: str  # differs when the contents were changed by others; "" when nobody can tell
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Fill the buffers."""
@@ -45,14 +47,11 @@ class BlockBackend(Protocol):
         """Let go of everything."""
 
 
-BACKENDS = {  # scheme: module and function, called with the rest of the URI and its options
-    "file": "devproc.blk.file:open_file",
-}
 _OPTIONS = frozenset({"ro"})
 
 
 def split_options(text: str) -> tuple[str, dict[str, str]]:
-    """`PATH[,option[=value]]…`: options are taken off the end, so that a path may contain commas."""
+    """`URI[,option[=value]]…`: options are taken off the end, so that a path may contain commas."""
     options: dict[str, str] = {}
     while "," in text:
         head, tail = text.rsplit(",", 1)
@@ -63,15 +62,13 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     return text, options
 
 
-def open_backend(uri: str, *, read_only: bool = False) -> BlockBackend:
-    """Open what `uri` names. Raises ConfigError, its hint saying what to do."""
-    scheme, colon, rest = uri.partition(":")
-    if not colon or scheme not in BACKENDS:
-        scheme, rest = "file", uri
-    module, name = BACKENDS[scheme].split(":")
-    target, options = split_options(rest)
-    if not target:
-        raise ConfigError(f"the disk {uri!r} names no {scheme}", hint="A disk is given as file:PATH[,ro].")
-    opener: Any = getattr(importlib.import_module(module), name)
-    backend: BlockBackend = opener(target, read_only or options.get("ro", "off") == "on")
+def open_backend(text: str, *, read_only: bool = False) -> BlockBackend:
+    """Open what the URI names. Raises ConfigError, its hint saying what to do, or BackendError."""
+    text, options = split_options(text)
+    if not text or text == "file:":
+        raise ConfigError(f"the disk {text!r} names no file", hint="A disk is given as file:PATH[,ro].")
+    uri = parse_uri(text)
+    values = uri.values()
+    opener: Any = uri.kind.load()
+    backend: BlockBackend = opener.open(uri.target, values, read_only or options.get("ro", "off") == "on")
     return backend

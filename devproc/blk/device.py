@@ -13,12 +13,13 @@ from typing import Any
 
 from devproc.blk.backend import BlockBackend, open_backend
 from devproc.blk.fast import ZEROES, Block
+from devproc.blk.workers import Workers
 from devproc.device import Queue, VirtioDevice
 from devproc.properties import Property
 from devproc.request import Request
 from native import Array, Record, plain, u8, u16, u32, u64
 from native.memory import Area
-from proto.errors import ConfigError
+from proto.errors import BackendError, ConfigError
 from proto.virtio import (
     BLK_ID_BYTES,
     BLK_SECTOR_SIZE,
@@ -37,6 +38,7 @@ SEG_MAX = 126  # data segments of one request: what fits a ring of 128 with head
 MAX_RANGE = 1 << 16  # sectors of one discard or write-zeroes segment: 32 MiB
 MAX_RANGES = 16
 SERVICE_NS = 1_000_000
+STOP_DEADLINE = 3.0  # seconds that requests under way may take at an orderly end; the rest comes again elsewhere
 _HEADER = struct.Struct("<IIQ")
 _RANGE = struct.Struct("<QII")
 
@@ -99,6 +101,7 @@ class BlockDevice(VirtioDevice):
         self.disk: BlockBackend
         self._sectors = 0
         self._block: Block | None = None
+        self._workers: Workers | None = None
         self._requests: dict[int, Callable[[Request, int, int], int]] = {
             BlkType.IN: self._in,
             BlkType.OUT: self._out,
@@ -116,6 +119,9 @@ class BlockDevice(VirtioDevice):
                 hint="Leave it at 512, or make the image longer.",
             )
         self._sectors = self.disk.size // BLK_SECTOR_SIZE
+        if self.disk.workers > 1:
+            self._workers = Workers(self.disk.workers, self.id)
+            self.watch(self._workers.fileno(), self._workers.collect)
         offered = _OFFERED if self.disk.read_only else _OFFERED + _OFFERED_WRITABLE
         self.features = sum(map(bit, offered)) | (bit(BlkFeature.RO) if self.disk.read_only else 0)
         config = self.config
@@ -133,6 +139,15 @@ class BlockDevice(VirtioDevice):
         config.write_zeroes_may_unmap = 1
 
     def stop(self) -> None:
+        """What is under way may finish, within limits; a backend that hangs does not keep the process from ending."""
+        if self._workers is None:
+            self._store()
+        else:
+            self._workers.wait(STOP_DEADLINE)
+            self._workers.submit(self._store, _ignore)
+            self._workers.wait(STOP_DEADLINE)
+
+    def _store(self) -> None:
         if not self.disk.read_only:
             self.disk.flush()
         self.disk.close()
@@ -158,6 +173,22 @@ class BlockDevice(VirtioDevice):
 
     def handle(self, request: Request) -> None:
         """5.2.6: header, data, status byte, in whatever pieces the driver chose."""
+        if self._workers is None:
+            self._serve(request)
+            return
+        request.defer()
+        self._workers.submit(lambda: self._serve(request), lambda error: self._served(request, error))
+
+    def _served(self, request: Request, error: BaseException | None) -> None:
+        """A worker has done with a request. What is neither the backend's error nor the host's is a bug."""
+        if isinstance(error, (BackendError, OSError)):
+            self.log(f"{self.id}: queue {request.queue} head {request.head}: {error}", 30)
+            self.failed(request, error)
+        elif error is not None:
+            raise error
+        request.finish()
+
+    def _serve(self, request: Request) -> None:
         if request.writable == 0:
             return
         header = request.read(_HEADER.size)
@@ -265,3 +296,7 @@ class BlockDevice(VirtioDevice):
             block.id[index] = byte
         self.negotiated()
         return lambda: engine.block_loop(queues.loop, block, SERVICE_NS)
+
+
+def _ignore(error: BaseException | None) -> None:
+    """The outcome of what is done at the very end, when there is nobody left to tell."""

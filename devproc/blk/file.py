@@ -11,13 +11,14 @@ import os
 import stat
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from native import sys as numbers
 from native import syscall
 from proto.errors import BackendError, ConfigError
 from proto.virtio import BLK_SECTOR_SIZE
 
-__all__ = ["FileBackend", "open_file"]
+__all__ = ["FileBackend", "open_file", "open_locked", "punch", "whole"]
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock, 64-bit
 _F_OFD_SETLK = 37
@@ -28,6 +29,9 @@ _ZEROES = bytes(1 << 16)
 class FileBackend:
     """An open image."""
 
+    workers = 1
+    stamp = ""
+
     def __init__(self, path: str, fd: int, size: int, read_only: bool) -> None:
         self.path = path
         self.size = size
@@ -37,22 +41,27 @@ class FileBackend:
         self.descriptor: int | None = fd
         self._fd = fd
 
+    @classmethod
+    def open(cls, target: str, values: dict[str, Any], read_only: bool) -> FileBackend:
+        """Open and lock the image `target`. Raises ConfigError for what the user can mend."""
+        return open_file(target, read_only)
+
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
-        _whole(buffers, offset, lambda part, at: os.preadv(self._fd, part, at))
+        whole(buffers, offset, lambda part, at: os.preadv(self._fd, part, at))
 
     def pwritev(self, buffers: Sequence[memoryview], offset: int, durable: bool) -> None:
         flags = os.RWF_DSYNC if durable else 0
-        _whole(buffers, offset, lambda part, at: os.pwritev(self._fd, part, at, flags))
+        whole(buffers, offset, lambda part, at: os.pwritev(self._fd, part, at, flags))
 
     def flush(self) -> None:
         os.fdatasync(self._fd)
 
     def discard(self, offset: int, length: int) -> None:
-        self._fallocate(numbers.FALLOC_PUNCH_HOLE, offset, length)
+        punch(self._fd, numbers.FALLOC_PUNCH_HOLE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:
         mode = numbers.FALLOC_PUNCH_HOLE if unmap else numbers.FALLOC_ZERO_RANGE
-        if self._fallocate(mode, offset, length):
+        if punch(self._fd, mode, offset, length):
             return
         for at in range(offset, offset + length, len(_ZEROES)):
             part = memoryview(_ZEROES)[: min(len(_ZEROES), offset + length - at)]
@@ -63,26 +72,37 @@ class FileBackend:
             self.descriptor = None
             os.close(self._fd)
 
-    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
-        """False when the file system cannot. `os` has no fallocate with a mode."""
-        result = syscall(numbers.FALLOCATE, self._fd, mode | numbers.FALLOC_KEEP_SIZE, offset, length, 0, 0)
-        if result == -numbers.EOPNOTSUPP:
-            return False
-        if result < 0:
-            raise OSError(-result, os.strerror(-result), self.path)
-        return True
-
 
 def open_file(path: str, read_only: bool) -> FileBackend:
     """Open and lock an image. Raises ConfigError for what the user can mend."""
-    fd = _open(path, read_only)
+    fd = open_locked(path, read_only)
     try:
         size = _size(path, fd)
-        _lock(path, fd, read_only)
     except BaseException:
         os.close(fd)
         raise
     return FileBackend(path, fd, size, read_only)
+
+
+def open_locked(path: str, read_only: bool) -> int:
+    """A descriptor of an image, locked against others: every user of images opens them here. Raises ConfigError."""
+    fd = _open(path, read_only)
+    try:
+        _lock(path, fd, read_only)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def punch(fd: int, mode: int, offset: int, length: int) -> bool:
+    """fallocate(2) without a change of size; `os` has none with a mode. False when the file system cannot."""
+    result = syscall(numbers.FALLOCATE, fd, mode | numbers.FALLOC_KEEP_SIZE, offset, length, 0, 0)
+    if result == -numbers.EOPNOTSUPP:
+        return False
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return True
 
 
 def _open(path: str, read_only: bool) -> int:
@@ -135,7 +155,7 @@ def _lock(path: str, fd: int, read_only: bool) -> None:
         ) from None
 
 
-def _whole(buffers: Sequence[memoryview], offset: int, transfer) -> None:  # type: ignore[no-untyped-def]
+def whole(buffers: Sequence[memoryview], offset: int, transfer) -> None:  # type: ignore[no-untyped-def]
     """Repeat a vectored transfer until every byte is done. Raises BackendError at an unexpected end of the file."""
     left = list(buffers)
     while left:
