@@ -108,7 +108,9 @@ class FrontEnd:
         backend: str = "",
         mode: LinkMode = LinkMode.WORDS,
         ram_size: int = RAM_SIZE,
+        lent: dict[str, int] | None = None,
     ) -> None:
+        """`lent` are descriptors that the device is given by name, in every epoch; they stay the caller's."""
         self.folder = tempfile.TemporaryDirectory(prefix="bulkhead-")
         self.ram = Segment("ram", ram_size)
         self.dirty = Segment("dirty", ram_size >> 12)
@@ -134,6 +136,7 @@ class FrontEnd:
         self.socket: zmq.Socket[bytes] | None = None
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = {"device": device, "properties": properties or {}, "backend": backend}
+        self._lent = lent or {}
         self._ram_size = ram_size
         self._seq = 0
 
@@ -163,6 +166,7 @@ class FrontEnd:
             "core_to_device": self.core_page.fd,
             "device_to_core": self.device_page.fd,
             "inflight": self.inflight.fd,
+            **self._lent,
         }
         body = {
             "id": "dev0",
