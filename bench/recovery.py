@@ -8,22 +8,25 @@ that dies again and again while young is restarted after a growing pause, which 
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import select
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.boot import BUNDLED
-from bench.guests import Console, bulkhead, scratch
+from bench.guests import REPOSITORY, Console, bulkhead, scratch
 from bench.idle import role
 from bench.measure import Figure, Run, Sample
 from proto.errors import ProtocolError
 from proto.pages import PAGE_SIZE, DeviceToCore, format_device_page, queue_statistics
 
 PEER = ""
+NAME = "bench-recovery"
 KILLS = 30
 IMAGE_SIZE = 64 << 20
 DEADLINE = 20.0
@@ -46,6 +49,13 @@ def device_page(keeper: int) -> memoryview:
     raise ProtocolError("the keeper holds no device page")
 
 
+def device_pid() -> int:
+    """The process that serves the disk, as `bulkhead ps` has it."""
+    command = bulkhead("ps", "--json", "--machine", NAME)
+    rows = json.loads(subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True).stdout)["processes"]
+    return next(int(row["pid"]) for row in rows if row["id"] == "blk0")
+
+
 def wait_for_more(page: memoryview, completed: int) -> None:
     """Until more than `completed` requests are completed. Raises RuntimeError when none is."""
     end = time.monotonic() + DEADLINE
@@ -57,13 +67,13 @@ def wait_for_more(page: memoryview, completed: int) -> None:
 
 def kill_once(image: Path) -> float:
     """Start a machine that writes, kill its disk's process, and see how many milliseconds the pause takes."""
-    command = bulkhead("run", "--kernel", BUNDLED, "--append", "cmd=diskbench,write,60000", "--disk", str(image))
+    write = "cmd=diskbench,write,60000"
+    command = bulkhead("run", "--name", NAME, "--kernel", BUNDLED, "--append", write, "--disk", f"{image},id=blk0")
     with Console(command) as console:
         console.until(b"> diskbench", DEADLINE)
-        pids = {role(process): process.pid for process in console.processes()}
-        page = device_page(pids["keeper"])
+        page = device_page(next(process.pid for process in console.processes() if role(process) == "keeper"))
         wait_for_more(page, 100)
-        pidfd = os.pidfd_open(pids["device"])
+        pidfd = os.pidfd_open(device_pid())
         killed = time.monotonic()
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         select.select([pidfd], [], [], DEADLINE)  # dead: nobody counts any more
