@@ -293,8 +293,7 @@ class _DemoConsole(Console):
         note = f"{count / 1e9:.2f} G instructions · {count / took / 1e6:.0f} MIPS" if count else ""
         self._screen.step("shell ready, its root on a disk in blk0" if self.command else "shell ready", note)
         if not self._facts.killed:
-            for row in ps.tables([self._name])[0].splitlines():
-                self._screen.line(f"            {row}")
+            self._screen.table(ps.tables([self._name], self._screen.columns)[0])
 
     def _said_written(self, mebibytes: str) -> None:
         done = int(mebibytes)
@@ -364,6 +363,8 @@ def _short(sum: str) -> str:
 class Screen:
     """Lines that begin with the seconds since the start; on a terminal, one progress line below them."""
 
+    INDENT = 12 * " "  # the width of a time
+
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
         self._began = time.monotonic()
@@ -385,6 +386,17 @@ class Screen:
     def line(self, text: str) -> None:
         """A line without time."""
         print(("\r\x1b[K" if self._terminal else "") + text, flush=True)
+
+    @property
+    def columns(self) -> int | None:
+        """Of the terminal, right of the times; None when it is none."""
+        found = size(1)
+        return found[1] - len(self.INDENT) if found else None
+
+    def table(self, text: str) -> None:
+        """Lines without time, beside the others' text."""
+        for row in text.splitlines():
+            self.line(self.INDENT + row)
 
     def step(self, text: str, note: str = "") -> None:
         """A line with the time, and something more to the right."""

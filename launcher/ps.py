@@ -1,13 +1,15 @@
 """`bulkhead ps`: the processes of running machines, as a table, a live table, or JSON.
 
 Pids, states and counters come from the keeper; memory and CPU time are the host's own figures (psutil). Rates are taken
-between two looks.
+between two looks. The table shows the name of what is behind a device, JSON its whole path; on a terminal that is too
+narrow the columns stand closer, and ROLE, which the ID mostly says, is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -16,10 +18,11 @@ from launcher import show
 from launcher.control import choose_machine, connect, request
 from launcher.exitcodes import ExitCode
 from launcher.rundir import machines
+from launcher.terminal import size
 from proto.channel import Channel
 from proto.errors import ConfigError
 
-__all__ = ["add_arguments", "run", "tables"]
+__all__ = ["add_arguments", "run", "table_of", "tables"]
 
 GLANCE = 0.2  # seconds between the two looks of a single table
 PERIOD = 1.0  # seconds between two looks of a live one
@@ -48,9 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
         choose_machine(None)  # raises: it knows what to say
     if arguments.watch:
         return _watch(names)
-    for text in tables(names):
+    for text in tables(names, _columns()):
         print(text)
     return ExitCode.OK
+
+
+def _columns() -> int | None:
+    """Of the terminal on standard output; None when it is none."""
+    found = size(1)
+    return found[1] if found else None
 
 
 def look(channel: Channel) -> dict[str, Any]:
@@ -95,7 +104,7 @@ def _watch(names: list[str]) -> int:
                     parts.append(f"machine {name} has ended")
                     del channels[name]
                     continue
-                parts.append(_table(before.get(name, now), now))
+                parts.append(table_of(before.get(name, now), now, _columns()))
                 before[name] = now
             print(("\x1b[H\x1b[J" if terminal else "") + "\n".join(parts), flush=True)
             if channels:
@@ -105,24 +114,25 @@ def _watch(names: list[str]) -> int:
     return ExitCode.OK
 
 
-def tables(names: list[str]) -> list[str]:
-    """One table a machine, its rates over a short glance."""
+def tables(names: list[str], columns: int | None) -> list[str]:
+    """One table a machine, its rates over a short glance, to fit into so many columns (None: as wide as it is)."""
     channels = {}
     for name in names:
         channels[name] = connect(name)
     before = {name: look(channel) for name, channel in channels.items()}
     time.sleep(GLANCE)
-    texts = [_table(before[name], look(channel)) for name, channel in channels.items()]
+    texts = [table_of(before[name], look(channel), columns) for name, channel in channels.items()]
     for channel in channels.values():
         channel.close()
     return texts
 
 
-def _table(before: dict[str, Any], now: dict[str, Any]) -> str:
+def table_of(before: dict[str, Any], now: dict[str, Any], columns: int | None) -> str:
+    """The table of one machine, from two looks at it, to fit into so many columns (None: as wide as it is)."""
     earlier = {row["id"]: row for row in before["processes"]}
     seconds = now["at"] - before["at"]
     rows = [_row(earlier.get(row["id"], row), row, seconds) for row in now["processes"]]
-    lines = show.table(HEADER, rows, NUMBERS)
+    lines = _fitting(rows, columns)
     colours = [None, *(STATE_COLOURS.get(row["state"]) for row in now["processes"])]
     text = [
         line.replace(row["state"], show.paint(row["state"], colour, sys.stdout), 1) if colour and row else line
@@ -135,6 +145,24 @@ def _table(before: dict[str, Any], now: dict[str, Any]) -> str:
     if now.get("serial"):
         parts.append(f"serial {now['serial']}")
     return "\n".join([show.paint(" · ".join(filter(None, parts)), "bold", sys.stdout), *text])
+
+
+def _fitting(rows: list[tuple[str, ...]], columns: int | None) -> list[str]:
+    """The table in the widest form that fits; why a process does not run, at a line's end, may be too long for any."""
+    lines = show.table(HEADER, rows, NUMBERS)
+    role = HEADER.index("ROLE")
+    header, *others = [(*row[:role], *row[role + 1 :]) for row in (HEADER, *rows)]
+    for narrower in (show.table(HEADER, rows, NUMBERS, gap=1), show.table(header, others, NUMBERS, gap=1)):
+        if columns is None or max(map(len, lines)) <= columns:
+            break
+        lines = narrower
+    return lines
+
+
+def _backend(row: dict[str, Any]) -> str:
+    """`file:root.ext4` of `file:/a/long/way/to/root.ext4`."""
+    scheme, colon, place = str(row.get("backend") or NONE).partition(":/")
+    return f"{scheme}:{os.path.basename(place)}" if colon else scheme
 
 
 def _row(before: dict[str, Any], now: dict[str, Any], seconds: float) -> tuple[str, ...]:
@@ -157,7 +185,7 @@ def _row(before: dict[str, Any], now: dict[str, Any], seconds: float) -> tuple[s
         show.si(rate("requests")) if device else NONE,
         f"{rate('bytes', 1e6):.1f}" if device else NONE,
         str(now["queue"]) if device else NONE,
-        (now.get("backend", "") or NONE) + note,
+        _backend(now) + note,
     )
 
 

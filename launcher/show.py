@@ -74,8 +74,8 @@ def si(number: float) -> str:
     return f"{number:,.0f}".replace(",", " ")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:
-    """Columns two spaces apart; those named in `right` are aligned to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), gap: int = 2) -> list[str]:
+    """Columns `gap` spaces apart; those named in `right` are aligned to the right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = []
     for row in (header, *rows):
@@ -83,7 +83,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
             cell.rjust(width) if name in right else cell.ljust(width)
             for name, cell, width in zip(header, row, widths, strict=True)
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append((" " * gap).join(cells).rstrip())
     return lines
 
 
