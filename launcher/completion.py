@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from launcher.exitcodes import ExitCode
 from launcher.verbs import VERBS, Verb
+from proto.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,11 +28,13 @@ class Word:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("shell", metavar="SHELL", choices=tuple(_WRITERS), help="bash, zsh or fish")
+    parser.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The verb."""
+    if arguments.shell not in _WRITERS:
+        raise ConfigError(f"completion {arguments.shell}: expected bash, zsh or fish")
     print(_WRITERS[arguments.shell](), end="")
     return ExitCode.OK
 

@@ -59,6 +59,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         value = getattr(arguments, option.name.replace("-", "_"))
         if value in (None, False, []):
             continue
+        if value == "" and option.name != "append":
+            raise ConfigError(f"{option.long} needs a value", hint="See: bulkhead run --help")
         if option.choices and value not in option.choices:
             expected = " or ".join(option.choices)
             raise ConfigError(f"{option.long} {value}: expected {expected}{did_you_mean(value, option.choices)}")

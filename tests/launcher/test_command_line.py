@@ -107,6 +107,8 @@ def test_a_serial_line_that_cannot_be_is_refused(text: str) -> None:
         (("pss",), "bulkhead: no verb pss; did you mean ps?\n          See: bulkhead --help"),
         (("run", "--link", "word"), "bulkhead: --link word: expected words or messages; did you mean words?"),
         (("run", "--smp", "9", "--kernel", "/dev/null"), None),
+        (("run", "--name", ""), "bulkhead: --name needs a value\n          See: bulkhead run --help"),
+        (("completion", "ksh"), "bulkhead: completion ksh: expected bash, zsh or fish"),
         (("ps", "--", "x"), "bulkhead: ps takes no COMMAND\n          See: bulkhead ps --help"),
         (("run", "--"), "bulkhead: no COMMAND after --\n          For example: bulkhead run -- uname -a"),
         (("--kernel",), "bulkhead: --kernel is an option of run\n          Try: bulkhead run --kernel …"),
