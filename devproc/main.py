@@ -1,9 +1,9 @@
 """Entry of a device process: `python -m devproc.main`, started by the keeper with a channel.
 
-START comes first and says everything; READY answers it once the device has opened what it needs and said HELLO to the
-core, FAILED when that cannot be, with a sentence and a hint for the user. The exit status is 0 after STOP or when the
-keeper has gone, 1 otherwise. Whatever else ends the process is a crash, and the traceback is on standard error: the
-device's log.
+START says everything; before it, in STORED packets, come descriptors that a predecessor left with the keeper. READY
+answers it once the device has opened what it needs and said HELLO to the core, FAILED when that cannot be, with a
+sentence and a hint for the user. The exit status is 0 after STOP or when the keeper has gone, 1 otherwise. Whatever
+else ends the process is a crash, and the traceback is on standard error: the device's log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from proto.channel import Channel
+from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, ProtocolError
 
 START_DEADLINE = 60.0  # seconds; a spare waits longer, and is told so by then
@@ -24,7 +24,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the client
     try:
         channel = Channel.from_environment()
-        start = channel.recv()
+        start = _receive_start(channel)
     except ChannelClosed:
         return ORPHAN_STATUS
     except BulkheadError as error:
@@ -46,6 +46,15 @@ def main() -> int:
         return 1
     runtime.close()
     return 0
+
+
+def _receive_start(channel: Channel) -> Packet:
+    """The first packet that is not STORED, with the descriptors of those that were."""
+    stored: dict[str, int] = {}
+    while (packet := channel.recv()).kind == "STORED":
+        stored.update(packet.fds)
+    packet.fds.update(stored)
+    return packet
 
 
 def _begin(channel: Channel, start):  # type: ignore[no-untyped-def]

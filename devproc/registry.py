@@ -23,6 +23,7 @@ __all__ = ["DEVICES", "describe", "load_class", "make_device"]
 DEVICES = {
     "blk": "devproc.blk.device:BlockDevice",
     "net": "devproc.net.device:NetDevice",
+    "9p": "devproc.fs.ninep.device:NinePDevice",
     "rng": "devproc.rng:Entropy",
     "mailbox": "devproc.mailbox:Mailbox",
 }

@@ -53,6 +53,7 @@ class Runtime:
         self.device = make_device(start)
         self.device.log, self.device.watch, self.device.unwatch = self.log, self.watch, self.unwatch
         self.device.descriptors = start.fds  # those that are left
+        self.device.store, self.device.unstore = self._store, self._unstore
         self.device.start()
         self._socket = self._connect(start.body["endpoint"])
         self._queues = self._make_queues()
@@ -192,6 +193,13 @@ class Runtime:
             self._channel.send(kind, body)
         except ChannelClosed:
             self.stopping = True
+
+    def _store(self, name: str, fd: int) -> None:
+        """The packet is the keeper's from now on, whatever becomes of this process."""
+        self._channel.send("STORE", {}, {name: fd})
+
+    def _unstore(self, name: str) -> None:
+        self._tell("UNSTORE", {"names": [name]})
 
     def _broken(self, queue: int, text: str) -> None:
         """The driver broke a queue: the core sets DEVICE_NEEDS_RESET."""

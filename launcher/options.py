@@ -109,6 +109,15 @@ RUN_OPTIONS = (
         group="devices",
     ),
     Option(
+        "share",
+        "list",
+        "DIR,tag=TAG[,KEY=VALUE…]",
+        "a directory of the host for the guest, in the Debian guest mounted at /mnt/TAG; proto=9p: how "
+        "(default 9p); ro: read-only; repeatable",
+        complete="file",
+        group="devices",
+    ),
+    Option(
         "device",
         "list",
         "X[,KEY=VALUE…]",

@@ -20,7 +20,17 @@ from launcher.child import module_command, module_environment
 from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, Device, Machine, Serial
 from launcher.options import Given, Options
 from launcher.rundir import RunDirectory
-from launcher.specs import Card, absolute, parse_device, parse_disk, parse_memory, parse_net, parse_serial
+from launcher.specs import (
+    Card,
+    Share,
+    absolute,
+    parse_device,
+    parse_disk,
+    parse_memory,
+    parse_net,
+    parse_serial,
+    parse_share,
+)
 from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
 
@@ -44,6 +54,7 @@ class Plan:
     root: str | None = None  # the file in which the root disk is kept; "" is a private copy
     command: Any = None  # launcher.images.Command
     cards: tuple[Card, ...] = ()  # the network cards, in the order of their devices
+    shares: tuple[Share, ...] = ()
 
     def prepare(self, directory: RunDirectory) -> Machine:
         """Make what this run needs and return the machine, complete. Raises ConfigError."""
@@ -78,6 +89,8 @@ class Plan:
             file.write(self.command.archive())
             if self.cards:
                 file.write(self._network(machine))
+            if self.shares:
+                file.write(self._shares())
         return dataclasses.replace(machine, initrd=str(path))
 
     def _network(self, machine: Machine) -> bytes:
@@ -87,6 +100,12 @@ class Plan:
         macs = [device.properties["mac"] for device in machine.devices if device.device == NETWORK]
         cards = [GuestCard(mac, card.how, card.gateway) for mac, card in zip(macs, self.cards, strict=True)]
         return network_archive(self.images, cards)
+
+    def _shares(self) -> bytes:
+        """What the Debian guest needs for its shared folders."""
+        from launcher.images import GuestShare, shares_archive
+
+        return shares_archive(self.images, [GuestShare(share.tag, share.proto) for share in self.shares])
 
 
 def _addressed(device: Device, machine: Machine) -> Device:
@@ -121,6 +140,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
     if command and (detach or serial.kind != "fd"):
         raise ConfigError("the output of COMMAND comes over the serial line", hint="Leave out --serial and --detach.")
     cards = _cards(read.items("net"))
+    shares = _shares(read.items("share"))
     machine = Machine(
         name=read.text("name") or "(the first free name)",
         memory=parse_memory(memory) if (memory := read.given("memory")) else DEFAULT_MEMORY,
@@ -131,7 +151,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         bios=_bios(read, images),
         boot=read.text("boot"),
         serial=serial,
-        devices=_devices(disks, cards, [parse_device(given) for given in read.items("device")]),
+        devices=_devices(disks, cards, shares, [parse_device(given) for given in read.items("device")]),
         link=read.text("link") or "words",
         reboot=not (read.flag("no-reboot") or command),
         detach=detach,
@@ -143,7 +163,9 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         from launcher.images import Command
 
         in_guest = Command(tuple(command), size=terminal)
-    return Plan(machine, read.text("name") or None, images if guest == "debian" else None, root, in_guest, tuple(cards))
+    name = read.text("name") or None
+    fetched = images if guest == "debian" else None
+    return Plan(machine, name, fetched, root, in_guest, tuple(cards), tuple(shares))
 
 
 class _Reader:
@@ -262,9 +284,19 @@ def _cards(given: list[Given]) -> list[Card]:
     return [parse_net(one, known) for one in given]
 
 
+def _shares(given: list[Given]) -> list[Share]:
+    shares = [parse_share(one) for one in given]
+    tags = [share.tag for share in shares]
+    for tag in tags:
+        if tags.count(tag) > 1:
+            raise ConfigError(f"two shares have the tag {tag}", hint="The guest tells them apart by it.")
+    return shares
+
+
 def _devices(
     disks: list[tuple[str, str | None, dict[str, Any]]],
     cards: list[Card],
+    shares: list[Share],
     others: list[tuple[str, str | None, dict[str, Any]]],
 ) -> tuple[Device, ...]:
     """All devices, with ids and slots. Raises ConfigError."""
@@ -276,6 +308,9 @@ def _devices(
                 names.take(card.id, "net"), "net", NETWORK, "virtio", card.properties, card.uri, capture=card.capture
             )
         )
+    for share in shares:
+        name = names.take(share.id, "fs")
+        devices.append(Device(name, "fs", share.device, "virtio", share.properties, share.directory))
     for spec, id, properties in others:
         if spec == NETWORK:
             raise ConfigError("a network card is given with --net", hint="For example: --net user")

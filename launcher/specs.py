@@ -18,7 +18,17 @@ from launcher.options import Given
 from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
 
-__all__ = ["Card", "absolute", "parse_device", "parse_disk", "parse_memory", "parse_net", "parse_serial"]
+__all__ = [
+    "Card",
+    "Share",
+    "absolute",
+    "parse_device",
+    "parse_disk",
+    "parse_memory",
+    "parse_net",
+    "parse_serial",
+    "parse_share",
+]
 
 MIB = 1 << 20
 LEAST_MEMORY = MIB
@@ -145,6 +155,46 @@ def _check_addresses(given: Given, how: str, gateway: str) -> None:
             ipaddress.ip_address(gateway)
     except ValueError as error:
         raise ConfigError(f"{given.source}: {error}", hint="ip= is dhcp, none, or for example 10.0.0.1/24") from None
+
+
+SHARE_DEVICES = {"9p": "9p"}  # --share …,proto=: the device
+
+
+@dataclass(frozen=True)
+class Share:
+    """A `--share`: the device that serves it, and how the guest knows it."""
+
+    device: str
+    id: str | None
+    directory: str
+    tag: str
+    properties: dict[str, Any]
+    proto: str
+
+
+def parse_share(given: Given) -> Share:
+    """`DIR,tag=TAG[,proto=PROTO][,ro][,id=NAME]`, or a TOML table with the key dir."""
+    if isinstance(given.value, dict):
+        properties = dict(given.value)
+        directory = properties.pop("dir", "")
+    else:
+        directory, properties = _split(given)
+    if not isinstance(directory, str) or not directory or not isinstance(properties.get("tag"), str):
+        raise ConfigError(
+            f"{given.source} {given.value}: which directory, and what tag?", hint="For example: .,tag=work"
+        )
+    path = absolute(given, directory)
+    if not os.path.isdir(path):
+        why = "not a directory" if os.path.exists(path) else "no such directory"
+        raise ConfigError(f"{given.source} {directory}: {why}")
+    proto = properties.pop("proto", "9p")
+    if proto not in SHARE_DEVICES:
+        raise ConfigError(
+            f"{given.source}: proto={proto}: no such protocol{did_you_mean(str(proto), SHARE_DEVICES)}",
+            hint=f"There are {', '.join(SHARE_DEVICES)}.",
+        )
+    id = _take_id(given, properties)
+    return Share(SHARE_DEVICES[proto], id, path, properties["tag"], properties, proto)
 
 
 def parse_device(given: Given) -> tuple[str, str | None, dict[str, Any]]:

@@ -10,6 +10,7 @@ from launcher.images.command import Command
 from launcher.images.debian import clean, ensure, ready
 from launcher.images.errors import ImagesError
 from launcher.images.network import GuestCard, network_archive
+from launcher.images.shares import GuestShare, shares_archive
 from launcher.images.store import Images
 
 __all__ = [
@@ -17,12 +18,14 @@ __all__ = [
     "ROOT_ON_VDA",
     "Command",
     "GuestCard",
+    "GuestShare",
     "Images",
     "ImagesError",
     "clean",
     "ensure",
     "network_archive",
     "ready",
+    "shares_archive",
 ]
 
 KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1"

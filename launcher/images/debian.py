@@ -26,11 +26,12 @@ OTHERS = ("busybox-static", "opensbi", "u-boot-qemu")
 # What the initramfs can drive. Everything else the small system needs is built into Debian's kernel.
 INITRAMFS_MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4")
 # Drivers that most machines do without: each group is an archive of its own, to append to the initramfs.
-EXTRA_MODULES = {"network": ("virtio_net",)}
+EXTRA_MODULES = {"network": ("virtio_net",), "shares": ("9p", "9pnet_virtio")}
 MODULE_PLACES = (
     "/drivers/net/virtio_net",
     "/drivers/net/net_failover",
     "/net/core/",
+    "/net/9p/",
     "/drivers/virtio/",
     "/drivers/block/virtio",
     "/drivers/char/hw_random/",

@@ -5,7 +5,8 @@
         packages/                             the private apt: lists, archives, status
         packages.json                         which packages the newest set is made of
         debian-6.12.107+deb13-riscv64-1f2e…/  one set, named after its kernel and everything it was made from
-            manifest.json  kernel  initramfs.cpio  network.cpio  root.ext4  opensbi.bin  u-boot-s.bin  u-boot-m.bin
+            manifest.json  kernel  initramfs.cpio  network.cpio  shares.cpio  root.ext4  opensbi.bin  u-boot-s.bin
+            u-boot-m.bin
 
 A set is complete or not there: it is built beside its place and renamed. Its name has a digest of the packages and of
 the code that builds it, so a newer bulkhead or a newer kernel makes a new one and never a mixture. A set that nobody
@@ -72,7 +73,7 @@ class Images:
         return self.directory / "u-boot-m.bin"
 
     def extra(self, group: str) -> Path:
-        """Drivers to append to the initramfs: "network"."""
+        """Drivers to append to the initramfs: "network" or "shares"."""
         return self.directory / f"{group}.cpio"
 
     def copy_root(self, destination: Path) -> None:

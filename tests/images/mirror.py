@@ -49,6 +49,10 @@ MODULES = {
     "fs/mbcache.ko": module(name="mbcache", depends=""),
     "fs/jbd2/jbd2.ko": module(name="jbd2", depends="", softdep="pre: crypto-crc32c"),
     "fs/ext4/ext4.ko": module(name="ext4", depends="jbd2,mbcache", softdep="pre: crypto-crc32c", alias="fs-ext4"),
+    "fs/9p/9p.ko": module(name="9p", depends="9pnet,netfs", alias="fs-9p"),
+    "fs/netfs/netfs.ko": module(name="netfs", depends=""),
+    "net/9p/9pnet.ko": module(name="9pnet", depends=""),
+    "net/9p/9pnet_virtio.ko": module(name="9pnet_virtio", depends="9pnet", alias="virtio:d00000009v*"),
     "fs/xfs/xfs.ko": module(name="xfs", depends="something_else"),
 }
 

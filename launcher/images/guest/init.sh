@@ -2,8 +2,8 @@
 # /sbin/init: the first process once the root is mounted. Runs the host's command or a shell on the console, then powers
 # the machine off. The shell sends "poweroff", "reboot" and "halt" here as the signals busybox has for them.
 #
-# What the host wants is in /run/bulkhead: "network", "terminal" and "command" are shell scripts, "marker" is a word that
-# cannot be guessed. What the command prints stands between "MARKER begin" on a line of its own and "MARKER end STATUS";
+# What the host wants is in /run/bulkhead: "network", "mount", "terminal" and "command" are shell scripts, "marker" is a
+# word that cannot be guessed. What the command prints stands between "MARKER begin" on a line of its own and "MARKER end STATUS";
 # the status is also written to the test finisher, whose code is the exit code of the whole machine.
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM=linux console
 FINISHER=0x100000 PASS=0x5555 FAIL=0x3333
@@ -38,6 +38,7 @@ read -r console </sys/class/tty/console/active
 console=/dev/${console##* }
 
 [ -f /run/bulkhead/network ] && sh /run/bulkhead/network
+[ -f /run/bulkhead/mount ] && sh /run/bulkhead/mount
 [ -f /run/bulkhead/terminal ] && . /run/bulkhead/terminal
 if [ -f /run/bulkhead/command ]; then
     read -r marker </run/bulkhead/marker

@@ -20,6 +20,9 @@ for modalias in /sys/bus/virtio/devices/*/modalias; do
     [ -e "$modalias" ] && read -r alias <"$modalias" && modprobe -q "$alias"
 done
 
+# Drivers that no device asks for: file systems.
+[ -f /bulkhead/modules ] && while read -r name; do modprobe -q "$name"; done </bulkhead/modules
+
 root='' type=ext4 mode=ro
 read -r words </proc/cmdline
 for word in $words; do

@@ -1,0 +1,110 @@
+"""System calls by which nothing outside a directory can be reached, whoever renames or links what meanwhile.
+
+`Beneath` opens by openat2(2), relative to the descriptor of the shared directory, with RESOLVE_BENEATH,
+RESOLVE_NO_MAGICLINKS and RESOLVE_NO_SYMLINKS: the kernel refuses ".." and every link, in one resolution that no rename
+can get in between. What it finds is held by an O_PATH descriptor; that is then looked at, and only then opened, by the
+descriptor and not by its name again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from devproc.fs.tree import fail, parent
+from proto.errors import ConfigError
+
+__all__ = ["Beneath", "by_descriptor", "rename2", "set_times"]
+
+SYS_OPENAT2 = 437  # the same on every architecture
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
+AT_EMPTY_PATH = 0x1000
+RETRIES = 16  # openat2 says EAGAIN when a rename came in between
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _How(ctypes.Structure):
+    """struct open_how."""
+
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+class _Times(ctypes.Structure):
+    """struct timespec[2]: seconds and nanoseconds of atime and mtime."""
+
+    _fields_ = [("words", ctypes.c_long * 4)]
+
+
+class Beneath:
+    """One directory, and what is below it. Raises ConfigError when it is none, or the kernel has no openat2 (5.6)."""
+
+    def __init__(self, directory: str) -> None:
+        try:
+            self.fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConfigError(f"{directory}: {error.strerror}", hint="A share is a directory.") from error
+        try:
+            os.close(self.open(b"", os.O_PATH))
+        except OSError as error:
+            os.close(self.fd)
+            why = "the kernel has no openat2 (Linux 5.6)" if error.errno == errno.ENOSYS else error.strerror
+            raise ConfigError(
+                f"{directory} cannot be shared safely: {why}", hint="Nothing else keeps a guest inside a directory."
+            ) from error
+
+    def open(self, path: bytes, flags: int) -> int:
+        """A descriptor of what is at `path`, of a symbolic link itself with O_PATH. Raises OSError."""
+        how = _How(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, RESOLVE)
+        for _ in range(RETRIES):
+            fd: int = _libc.syscall(SYS_OPENAT2, self.fd, path or b".", ctypes.byref(how), ctypes.sizeof(how))
+            if fd >= 0:
+                return fd
+            if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+                break
+        fail(ctypes.get_errno())
+
+    @contextmanager
+    def found(self, path: bytes) -> Iterator[int]:
+        """An O_PATH descriptor of what is at `path`."""
+        fd = self.open(path, os.O_PATH)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def directory_of(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """A descriptor of the directory that `path` is in, and its name there."""
+        directory, name = parent(path)
+        fd = self.open(directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def by_descriptor(fd: int) -> str:
+    """A path that leads to exactly what the descriptor is open on, for calls that take no O_PATH descriptor."""
+    return f"/proc/self/fd/{fd}"
+
+
+def rename2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+    """renameat2(2). Raises OSError."""
+    if _libc.renameat2(old_fd, old, new_fd, new, flags) < 0:
+        fail(ctypes.get_errno())
+
+
+def set_times(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """utimensat(2) on what a descriptor is open on, O_PATH too; UTIME_NOW and UTIME_OMIT as nanoseconds."""
+    times = _Times((ctypes.c_long * 4)(*atime, *mtime))
+    if _libc.utimensat(fd, b"", ctypes.byref(times), AT_EMPTY_PATH) < 0:
+        fail(ctypes.get_errno())

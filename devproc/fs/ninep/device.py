@@ -1,0 +1,70 @@
+"""virtio-9p (device 9; Linux's include/uapi/linux/virtio_9p.h): a shared directory for `mount -t 9p`.
+
+The fids of the session are kept in memory that the supervisor holds, so that a mount outlives this process.
+"""
+
+from __future__ import annotations
+
+import os
+
+from devproc.device import Queue, VirtioDevice
+from devproc.fs.journal import Journal, make_memory
+from devproc.fs.ninep import attributes, connection, directories, files, locks, names, walk, xattrs
+from devproc.fs.ninep.session import ANSWERS, Session
+from devproc.fs.share import TAG_MAX, check_tag, open_tree
+from devproc.properties import Property
+from devproc.request import Request
+from native import Array, Record, plain, u8, u16
+from proto.virtio import DeviceId
+
+__all__ = ["NinePDevice"]
+
+MOUNT_TAG = 1 << 0
+JOURNAL = "fids"  # the descriptor's name with the supervisor
+GROUPS = (attributes, connection, directories, files, locks, names, walk, xattrs)  # imported: they enter ANSWERS
+
+
+class NinePConfig(Record):
+    """struct virtio_9p_config."""
+
+    tag_len: u16
+    tag: Array[u8] = plain(count=TAG_MAX)
+
+
+class NinePDevice(VirtioDevice):
+    """A directory of the host, for mount -t 9p."""
+
+    device_id = DeviceId.NINEP
+    queues = (Queue("requests", size=128),)
+    features = MOUNT_TAG
+    Config = NinePConfig
+
+    tag = Property(str, help="the name under which the guest mounts it")
+    ro = Property(bool, False, "refuse whatever would change something")
+
+    def start(self) -> None:
+        os.umask(0)  # the guest has its own
+        tag = check_tag(self.tag)
+        self._tree = open_tree(self.backend, self.ro)
+        self.config.tag_len = len(tag)
+        for place, byte in enumerate(tag):
+            self.config.tag[place] = byte
+        fd = self.descriptors.pop(JOURNAL, None)
+        if fd is None:
+            fd = make_memory(JOURNAL)
+            self.store(JOURNAL, fd)
+        self._session = Session(self._tree, Journal(fd))
+        os.close(fd)
+
+    def stop(self) -> None:
+        self._session.fids.close_files()
+        self._tree.close()
+
+    def reset(self) -> None:
+        self._session.fids.clear()
+
+    def handle(self, request: Request) -> None:
+        self._session.handle(request)
+
+
+assert ANSWERS

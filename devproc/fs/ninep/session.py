@@ -1,0 +1,137 @@
+"""One 9P session: takes a request apart, has the function for its type answer, and writes the response.
+
+The functions are in the files beside this one, a small group each, and enter themselves in the table with `answers`.
+They are called with the session and the fields of the message; they return the fields of the response, or raise
+OSError, whose errno the guest gets in Rlerror. Every request is answered before the next is taken, so Tflush finds
+nothing to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from devproc.fs.journal import Journal
+from devproc.fs.ninep.fids import Fid, Fids
+from devproc.fs.ninep.messages import HEADER, REQUESTS, Qid, Type, decode, encode, encode_error
+from devproc.fs.tree import Attributes, OpenFile, Tree, fail
+from devproc.request import Request
+from proto.errors import BackendError
+
+__all__ = ["ANSWERS", "MSIZE_MAX", "MSIZE_MIN", "Session", "answers"]
+
+MSIZE_MIN, MSIZE_MAX = 4096, 512 << 10
+MSIZE_KEY = -1  # of the journal
+LEAST_RESPONSE = HEADER.size + 4  # Rlerror, and the head of Rread
+QTDIR, QTSYMLINK, QTFILE = 0x80, 0x02, 0x00
+S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
+
+Answer = Callable[..., Sequence[Any]]
+ANSWERS: dict[int, Answer] = {}
+
+
+def answers(kind: Type) -> Callable[[Answer], Answer]:
+    """Enter a function in the table."""
+
+    def enter(function: Answer) -> Answer:
+        ANSWERS[kind] = function
+        return function
+
+    return enter
+
+
+class Session:
+    """The state of one client's session over `tree`."""
+
+    def __init__(self, tree: Tree, journal: Journal | None = None) -> None:
+        self.tree = tree
+        self.fids = Fids(journal)
+        self.journal = journal
+        self.msize: int = journal.table.get(MSIZE_KEY, MSIZE_MAX) if journal else MSIZE_MAX
+        self.request: Request  # the one being answered: Tread and Twrite move their data themselves
+        self.room = 0  # bytes that its response may have
+        self.size = 0  # bytes of the request itself
+
+    def handle(self, request: Request) -> None:
+        """Answer one request. A message without a whole header, or without room for Rlerror, gets nothing."""
+        header = request.read(HEADER.size)
+        if len(header) < HEADER.size or request.writable < LEAST_RESPONSE:
+            return
+        self.size, kind, tag = HEADER.unpack(header)
+        self.request = request
+        self.room = min(request.writable, self.msize)
+        try:
+            response = self._answer(kind, tag)
+        except OSError as error:
+            response = encode_error(tag, error.errno or errno.EIO)
+        except BackendError:
+            response = encode_error(tag, errno.ENFILE)
+        request.write_at(0, response)
+
+    def _answer(self, kind: int, tag: int) -> bytes:
+        if kind not in REQUESTS:
+            fail(errno.EOPNOTSUPP)
+        if self.size > min(self.request.readable, self.msize) or self.size < HEADER.size:
+            fail(errno.EMSGSIZE)
+        limit = 16 if kind == Type.WRITE else self.size - HEADER.size  # the data of Twrite is left where it is
+        fields = decode(kind, self.request.read(min(limit, self.size - HEADER.size)))
+        answer = ANSWERS.get(kind)
+        if answer is None:
+            fail(errno.EOPNOTSUPP)
+        result = answer(self, *fields)
+        data = result[0] if kind in (Type.READ, Type.READDIR) else 0
+        response = encode(kind, tag, result, data)
+        if len(response) + data > self.room:
+            fail(errno.EMSGSIZE)
+        return response
+
+    # -- what the functions share ----------------------------------------------------------------------------------
+
+    def fid(self, number: int) -> Fid:
+        """A fid that names a file. Raises OSError EBADF."""
+        fid = self.fids.get(number)
+        if fid.xattr is not None or fid.new_xattr is not None:
+            fail(errno.EBADF)
+        return fid
+
+    def path(self, number: int) -> bytes:
+        """The path a fid stands for. Raises OSError: EBADF, ENOENT when the name was removed."""
+        fid = self.fid(number)
+        if fid.gone:
+            fail(errno.ENOENT)
+        return fid.path
+
+    def file(self, fid: Fid) -> OpenFile:
+        """The open file of a fid; a successor opens it again. Raises OSError: EBADF when the fid is not open, ESTALE
+        when another file has its place by now."""
+        if fid.flags is None:
+            fail(errno.EBADF)
+        if fid.file is None:
+            if fid.gone:
+                fail(errno.ESTALE)
+            file = self.tree.open(fid.path, fid.flags)
+            seen = file.attributes()
+            if (seen.device, seen.inode) != fid.identity:
+                file.close()
+                fail(errno.ESTALE)
+            fid.file = file
+        return fid.file
+
+    def attributes(self, fid: Fid) -> Attributes:
+        """Of the open file, or of what is at the path."""
+        if fid.gone and fid.flags is None:
+            fail(errno.ENOENT)
+        return self.file(fid).attributes() if fid.flags is not None else self.tree.stat(fid.path)
+
+
+def qid(seen: Attributes) -> Qid:
+    """A file's qid. The version is never 0, which would mean that the file must not be cached."""
+    kind = {S_IFDIR: QTDIR, S_IFLNK: QTSYMLINK}.get(seen.mode & S_IFMT, QTFILE)
+    return Qid(kind, (seen.mtime ^ seen.size) & 0xFFFFFFFF or 1, number_of(seen.device, seen.inode))
+
+
+def number_of(device: int, inode: int) -> int:
+    """One number for device and inode: the inode, its upper bits stirred by the device."""
+    return inode ^ (zlib.crc32(device.to_bytes(8, "little")) << 32)

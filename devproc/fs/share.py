@@ -1,0 +1,30 @@
+"""What the devices of all file-system protocols share: the directory behind them, and the tag that names it."""
+
+from __future__ import annotations
+
+import re
+
+from devproc.fs.host import HostTree
+from devproc.fs.readonly import ReadOnly
+from devproc.fs.tree import Tree
+from proto.errors import ConfigError
+
+__all__ = ["TAG_MAX", "check_tag", "open_tree"]
+
+TAG_MAX = 32
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}")
+
+
+def open_tree(directory: str, read_only: bool) -> Tree:
+    """The tree of a directory of the host. Raises ConfigError."""
+    tree: Tree = HostTree(directory)
+    return ReadOnly(tree) if read_only else tree
+
+
+def check_tag(tag: str) -> bytes:
+    """A tag as the guest reads it. Raises ConfigError."""
+    if not _TAG.fullmatch(tag):
+        raise ConfigError(
+            f"tag={tag}: not a tag", hint="Up to 31 letters, digits, dots, dashes and underscores.", value=tag
+        )
+    return tag.encode()
