@@ -28,7 +28,8 @@ from proto.messages import MESSAGES, VERSION, Message, decode, encode
 from proto.pages import MAX_QUEUES, layout_hash
 from proto.virtio import Status
 
-ANSWER_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
+HOLD_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
+ANSWER_DEADLINE = 20.0  # seconds for the others: a busy host may keep a healthy device from answering for a while
 SEND_QUEUE = 1000  # messages ZeroMQ may hold for a device that does not read
 
 
@@ -185,7 +186,9 @@ class DeviceLink:
                 self.port.configure(body["config"], body["generation"], interrupt=False)
             self.port.answer()
 
-        if not self._request("CONFIG_SET", {"offset": offset, "data": value.to_bytes(size, "little")}, done):
+        if not self._request(
+            "CONFIG_SET", {"offset": offset, "data": value.to_bytes(size, "little")}, done, HOLD_DEADLINE
+        ):
             self.port.answer()
 
     def mmio_read(self, offset: int, size: int, sequence: int) -> None:
@@ -195,7 +198,7 @@ class DeviceLink:
             if body is not None:
                 self.port.answer(body["value"], sequence)
 
-        self._request("MMIO_READ", {"offset": offset, "size": size, "sequence": sequence}, done)
+        self._request("MMIO_READ", {"offset": offset, "size": size, "sequence": sequence}, done, HOLD_DEADLINE)
 
     def mmio_write(self, offset: int, size: int, sequence: int, value: int) -> None:
         """A hart wrote a register of a device that is not virtio."""
@@ -359,18 +362,22 @@ class DeviceLink:
         def done(_: dict[str, Any] | None) -> None:
             self.port.answer()
 
-        if not self.up or not self._request(name, body, done):
+        if not self.up or not self._request(name, body, done, HOLD_DEADLINE):
             self._owed += 1
             if self.up:
                 self._report("OVERDUE", {"id": self.name, "epoch": self.epoch, "request": name})
 
     def _request(
-        self, name: str, body: dict[str, Any], then: Callable[[dict[str, Any] | None], None] = lambda _: None
+        self,
+        name: str,
+        body: dict[str, Any],
+        then: Callable[[dict[str, Any] | None], None] = lambda _: None,
+        deadline: float = ANSWER_DEADLINE,
     ) -> bool:
         if not self.up:
             return False
         self._seq += 1
-        self._waiting[self._seq] = (name, then, time.monotonic() + ANSWER_DEADLINE)
+        self._waiting[self._seq] = (name, then, time.monotonic() + deadline)
         if self._send(name, body, seq=self._seq):
             return True
         del self._waiting[self._seq]
