@@ -22,7 +22,7 @@ from typing import Any
 from native.errors import LivePeer, MisalignedAccess, WildAccess
 from native.types import IntType
 
-__all__ = ["PAGE", "Area", "atomically", "check_access", "load", "load_bytes", "move", "set_bytes", "store"]
+__all__ = ["CTYPES", "PAGE", "Area", "atomically", "check_access", "load", "load_bytes", "move", "set_bytes", "store"]
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -172,7 +172,7 @@ def check_access(address: int, size: int, *, write: bool, align: int = 1) -> Non
         raise WildAccess(f"{area} is read-only: store of {size} bytes at {address:#x}")
 
 
-_CTYPES: dict[tuple[int, bool], Any] = {
+CTYPES: dict[tuple[int, bool], Any] = {  # by bits and sign: integers as C has them
     (8, False): ctypes.c_uint8,
     (16, False): ctypes.c_uint16,
     (32, False): ctypes.c_uint32,
@@ -187,13 +187,13 @@ _CTYPES: dict[tuple[int, bool], Any] = {
 def load(address: int, kind: IntType, *, aligned: bool = True) -> int:
     """One load of the Python run."""
     check_access(address, kind.size, write=False, align=kind.size if aligned else 1)
-    return int(_CTYPES[kind.bits, kind.signed].from_address(address).value)
+    return int(CTYPES[kind.bits, kind.signed].from_address(address).value)
 
 
 def store(address: int, kind: IntType, value: int, *, aligned: bool = True) -> None:
     """One store of the Python run."""
     check_access(address, kind.size, write=True, align=kind.size if aligned else 1)
-    _CTYPES[kind.bits, kind.signed].from_address(address).value = kind(value)
+    CTYPES[kind.bits, kind.signed].from_address(address).value = kind(value)
 
 
 def load_bytes(address: int, size: int) -> bytes:

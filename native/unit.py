@@ -31,6 +31,7 @@ from native.function import AnyFunction, type_text
 from native.image import Image
 from native.key import unit_key
 from native.loader import Loaded, load_image
+from native.memory import CTYPES
 from native.records import Record
 from native.source import source_text
 from native.types import IntType
@@ -162,18 +163,6 @@ def _raise_failure(take: Callable[[], int], sites: list[Site]) -> None:
         raise failure(sites[site])
 
 
-_CTYPES: dict[tuple[int, bool], Any] = {
-    (8, False): ctypes.c_uint8,
-    (16, False): ctypes.c_uint16,
-    (32, False): ctypes.c_uint32,
-    (64, False): ctypes.c_uint64,
-    (8, True): ctypes.c_int8,
-    (16, True): ctypes.c_int16,
-    (32, True): ctypes.c_int32,
-    (64, True): ctypes.c_int64,
-}
-
-
 def _ctype(function: AnyFunction, kind: Any) -> Any:
     if kind is None or kind is bool:
         return None if kind is None else ctypes.c_bool
@@ -181,7 +170,7 @@ def _ctype(function: AnyFunction, kind: Any) -> Any:
         return ctypes.c_void_p
     if kind.bits > 64:
         raise CompileError(f"{function.name}: {kind} cannot cross from Python to machine code: use two u64")
-    return _CTYPES[kind.bits, kind.signed]
+    return CTYPES[kind.bits, kind.signed]
 
 
 def _callable(function: AnyFunction, address: int, after: Callable[[], None] | None) -> Callable[..., Any]:
