@@ -9,6 +9,7 @@ e2fsprogs
 fish
 gcc-riscv64-unknown-elf
 gdb-multiarch
+nbdkit
 opensbi
 qemu-system-misc
 qemu-utils

@@ -378,7 +378,7 @@ class Qcow2:
         while at < end:
             number, slot = divmod(at // self._cluster, self.header.l2_entries)
             count = min((end - at) // self._cluster, self.header.l2_entries - slot)
-            if self._l1[number] & OFFSET or mark & ZERO and self.below is not None:
+            if self._l1[number] & OFFSET or (mark & ZERO and self.below is not None):
                 table = self._table_to_write(number)
                 if any(_get(table, slot + index) != mark for index in range(count)):
                     self._point(number, table, slot, [mark] * count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from devproc.blk.backend import BlockBackend, open_backend
@@ -24,7 +25,7 @@ def write(disk: BlockBackend, offset: int, data: bytes, pieces: int = 1, durable
 def cut_up(view: memoryview, pieces: int) -> list[memoryview]:
     """The same bytes as several buffers."""
     bounds = [len(view) * number // pieces for number in range(pieces + 1)]
-    return [view[low:high] for low, high in zip(bounds, bounds[1:], strict=False) if high > low]
+    return [view[low:high] for low, high in itertools.pairwise(bounds) if high > low]
 
 
 class Model:

@@ -1,0 +1,351 @@
+"""`nbd:[timeout=10:][patience=30:]//HOST[:PORT][/EXPORT]` and `nbd+unix:[…]///[EXPORT]?socket=PATH`: a client of the
+network block device protocol (fixed newstyle, simple replies; doc/proto.md of the NBD project).
+
+Many requests are on their way at once over one connection. A connection that breaks, or a server that does not answer
+within `timeout` seconds, is replaced by a new one and what was on its way is sent again, for `patience` seconds; then
+it is an error of that request. An export that comes back with another size is an error for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import struct
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import Any
+
+from devproc.blk.buffers import cut, gather, length, scatter
+from devproc.blk.network import connect_tcp, connect_unix
+from devproc.properties import Property
+from proto.errors import BackendError, BackendGone, ConfigError
+from proto.virtio import BLK_SECTOR_SIZE
+
+__all__ = ["Nbd", "NbdUnix"]
+
+PORT = 10809
+WORKERS = 16
+LONGEST = 4 << 20  # bytes of one request; servers take at least 32 MiB
+PAUSE, LONGEST_PAUSE = 0.05, 1.0
+_NBDMAGIC, _IHAVEOPT, _REPLY_MAGIC = 0x4E42444D41474943, 0x49484156454F5054, 0x3E889045565A9
+_REQUEST_MAGIC, _SIMPLE_REPLY_MAGIC = 0x25609513, 0x67446698
+_FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
+_OPT_EXPORT_NAME, _OPT_GO = 1, 7
+_REP_ACK, _REP_INFO, _REP_ERR_UNSUP, _REP_ERR = 1, 3, 0x80000001, 0x80000000
+_REFUSALS = {0x80000002: "forbids it", 0x80000005: "wants TLS", 0x80000006: "has no such export"}
+_REQUEST, _REPLY = struct.Struct(">IHHQQI"), struct.Struct(">IIQ")
+
+
+class Command(IntEnum):
+    """Request types."""
+
+    READ = 0
+    WRITE = 1
+    DISCONNECT = 2
+    FLUSH = 3
+    TRIM = 4
+    WRITE_ZEROES = 6
+
+
+class Export(IntFlag):
+    """Transmission flags: what the export can do."""
+
+    READ_ONLY = 2
+    SEND_FLUSH = 4
+    SEND_FUA = 8
+    SEND_TRIM = 32
+    SEND_WRITE_ZEROES = 64
+
+
+_FUA, _NO_HOLE = 1, 2  # flags of a request
+
+
+class _Lost(Exception):
+    """The connection broke; what was asked may or may not have been done."""
+
+
+@dataclass
+class _Pending:
+    """A request on its way."""
+
+    size: int  # bytes that a successful reply carries
+    done: threading.Event = field(default_factory=threading.Event)
+    data: bytes = b""
+    error: int = 0
+    lost: bool = False
+
+
+class _Connection:
+    """One negotiated connection: senders on any thread, one reader of its own."""
+
+    def __init__(self, sock: socket.socket, name: str) -> None:
+        self._sock = sock
+        self._sending = threading.Lock()
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._cookies = itertools.count(1)
+        self.broken = False
+        self.size, self.flags = _negotiate(sock, name)
+        sock.settimeout(None)
+        threading.Thread(target=self._read, name="nbd", daemon=True).start()
+
+    def call(self, command: Command, flags: int, offset: int, size: int, payload: bytes, timeout: float) -> bytes:
+        """One request and its reply. Raises _Lost, BackendError."""
+        pending = _Pending(size if command == Command.READ else 0)
+        with self._lock:
+            if self.broken:
+                raise _Lost("broken")
+            cookie = next(self._cookies)
+            self._pending[cookie] = pending
+        try:
+            with self._sending:
+                self._sock.sendall(_REQUEST.pack(_REQUEST_MAGIC, flags, command, cookie, offset, size) + payload)
+        except OSError as error:
+            self.drop()
+            raise _Lost(str(error)) from error
+        if not pending.done.wait(timeout):
+            self.drop()
+            raise _Lost(f"no answer within {timeout} s")
+        if pending.lost:
+            raise _Lost("the connection broke")
+        if pending.error:
+            what = f"{command.name.lower()} of {size} bytes at {offset}: {os.strerror(pending.error)}"
+            raise BackendError(f"the NBD server refused {what}", errno=pending.error)
+        return pending.data
+
+    def drop(self) -> None:
+        """Break the connection: everything on its way is lost."""
+        with self._lock:
+            self.broken = True
+            pending, self._pending = self._pending, {}
+        for request in pending.values():
+            request.lost = True
+            request.done.set()
+        with contextlib.suppress(OSError):  # it broke by itself
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def goodbye(self) -> None:
+        """An orderly end."""
+        with contextlib.suppress(OSError), self._sending:  # the server may have gone first
+            self._sock.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, Command.DISCONNECT, 0, 0, 0))
+        self.drop()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # what was on its way is told below
+            while True:
+                magic, error, cookie = _REPLY.unpack(_receive(self._sock, _REPLY.size))
+                with self._lock:
+                    pending = self._pending.get(cookie)
+                if magic != _SIMPLE_REPLY_MAGIC or pending is None:
+                    break  # out of step: nothing that follows can be understood
+                pending.error = error
+                if not error and pending.size:
+                    pending.data = _receive(self._sock, pending.size)
+                with self._lock:
+                    self._pending.pop(cookie, None)
+                pending.done.set()
+        self.drop()
+        self._sock.close()
+
+
+class Nbd:
+    """An export of an NBD server."""
+
+    timeout = Property(int, 10, "seconds that the server may take for an answer", minimum=1, maximum=3600)
+    patience = Property(int, 30, "seconds during which a request is sent again", minimum=0, maximum=86400)
+
+    def __init__(
+        self, connect: Callable[[float], socket.socket], name: str, where: str, values: dict[str, Any]
+    ) -> None:
+        self.__dict__.update(values)
+        self._connect = connect
+        self._name = name
+        self._where = where
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self._connection = _Connection(connect(self.timeout), name)
+        except OSError as error:
+            raise ConfigError(f"cannot connect to {where}: {error.strerror or error}") from error
+        except BackendError as error:
+            raise ConfigError(f"{where}: {error.message}") from error
+        self.size = self._connection.size
+        self.flags = self._connection.flags
+        if not self.size or self.size % BLK_SECTOR_SIZE:
+            self._connection.goodbye()
+            raise ConfigError(f"{where} has {self.size} bytes; a disk is a whole number of 512-byte sectors")
+        self.read_only = bool(self.flags & Export.READ_ONLY)
+        self.block_size = 4096
+        self.identity = (name or "nbd")[:20]
+        self.descriptor: int | None = None
+        self.workers = WORKERS
+        self.stamp = ""
+
+    @classmethod
+    def open(cls, target: str, values: dict[str, Any], read_only: bool) -> Nbd:
+        """The export that the URL names. Raises ConfigError."""
+        connect, name = cls.parse(target)
+        disk = cls(connect, name, f"{'nbd+unix' if cls is NbdUnix else 'nbd'}:{target}", values)
+        if disk.read_only and not read_only:
+            disk.close()
+            raise ConfigError(f"nbd:{target} is read-only", hint="Use it with ,ro, or below snapshot:.")
+        disk.read_only = read_only
+        return disk
+
+    @classmethod
+    def parse(cls, target: str) -> tuple[Callable[[float], socket.socket], str]:
+        """How to connect, and the export's name."""
+        try:
+            parts = urllib.parse.urlsplit(f"nbd:{target}")
+            host, port = parts.hostname, parts.port or PORT
+        except ValueError as error:
+            raise ConfigError(f"nbd:{target}: {error}") from error
+        if not host:
+            raise ConfigError(f"nbd:{target} names no host", hint="For a Unix socket: nbd+unix:///?socket=PATH")
+        return lambda timeout: connect_tcp(host, port, timeout), urllib.parse.unquote(parts.path.removeprefix("/"))
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
+        for at, size in _pieces(length(buffers)):
+            scatter(cut(buffers, at, size), self._call(Command.READ, offset + at, size))
+
+    def pwritev(self, buffers: Sequence[memoryview], offset: int, durable: bool) -> None:
+        fua = _FUA if durable and self.flags & Export.SEND_FUA else 0
+        for at, size in _pieces(length(buffers)):
+            self._call(Command.WRITE, offset + at, size, fua, gather(cut(buffers, at, size)))
+        if durable and not fua:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.flags & Export.SEND_FLUSH:
+            self._call(Command.FLUSH, 0, 0)
+
+    def discard(self, offset: int, length: int) -> None:
+        if self.flags & Export.SEND_TRIM:
+            self._call(Command.TRIM, offset, length)
+
+    def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:
+        if self.flags & Export.SEND_WRITE_ZEROES:
+            self._call(Command.WRITE_ZEROES, offset, length, 0 if unmap else _NO_HOLE)
+            return
+        for at, size in _pieces(length):
+            self._call(Command.WRITE, offset + at, size, 0, bytes(size))
+
+    def close(self) -> None:
+        self._closed = True
+        self._connection.goodbye()
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def _call(self, command: Command, offset: int, size: int, flags: int = 0, payload: bytes = b"") -> bytes:
+        end = time.monotonic() + self.patience
+        while True:
+            connection = self._connected(end)
+            try:
+                return connection.call(command, flags, offset, size, payload, self.timeout)
+            except _Lost as error:
+                if self._closed or time.monotonic() > end:
+                    raise BackendError(f"{self._where}: {error}", errno=110) from error
+
+    def _connected(self, end: float) -> _Connection:
+        """The connection, made again if it broke; whoever comes first makes it, the others wait."""
+        pause = PAUSE
+        with self._lock:
+            while self._connection.broken:
+                try:
+                    self._connection = self._again()
+                except OSError as error:
+                    if self._closed or time.monotonic() + pause > end:
+                        raise BackendError(f"{self._where}: {error.strerror or error}", errno=110) from error
+                    time.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+            return self._connection
+
+    def _again(self) -> _Connection:
+        connection = _Connection(self._connect(self.timeout), self._name)
+        if connection.size != self.size or self.flags & ~connection.flags:
+            connection.goodbye()
+            raise BackendGone(f"{self._where} is not the export it was: {connection.size} bytes", errno=116)
+        return connection
+
+
+class NbdUnix(Nbd):
+    """An export of an NBD server on a Unix socket."""
+
+    @classmethod
+    def parse(cls, target: str) -> tuple[Callable[[float], socket.socket], str]:
+        """How to connect, and the export's name."""
+        parts = urllib.parse.urlsplit(f"nbd:{target}")
+        path = urllib.parse.parse_qs(parts.query).get("socket", [""])[0]
+        if not path or parts.netloc:
+            raise ConfigError(
+                f"nbd+unix:{target} names no socket", hint="For example: nbd+unix:///?socket=/run/nbd.sock"
+            )
+        return lambda timeout: connect_unix(path, timeout), urllib.parse.unquote(parts.path.removeprefix("/"))
+
+
+def _pieces(size: int) -> list[tuple[int, int]]:
+    return [(at, min(LONGEST, size - at)) for at in range(0, size, LONGEST)]
+
+
+def _receive(sock: socket.socket, size: int) -> bytes:
+    data = bytearray(size)
+    view, done = memoryview(data), 0
+    while done < size:
+        count = sock.recv_into(view[done:])
+        if not count:
+            raise ConnectionResetError(104, "the server closed the connection")
+        done += count
+    return bytes(data)
+
+
+def _negotiate(sock: socket.socket, name: str) -> tuple[int, Export]:
+    """Fixed newstyle: (size, flags) of the export. Raises OSError, BackendError; the socket is closed then."""
+    try:
+        magic, option_magic, flags = struct.unpack(">QQH", _receive(sock, 18))
+        if magic != _NBDMAGIC or option_magic != _IHAVEOPT or not flags & _FIXED_NEWSTYLE:
+            raise BackendError("this is no NBD server of the fixed newstyle", errno=71)
+        zeroes = flags & _NO_ZEROES
+        sock.sendall(struct.pack(">I", _FIXED_NEWSTYLE | zeroes))
+        word = name.encode()
+        _option(sock, _OPT_GO, struct.pack(">I", len(word)) + word + bytes(2))
+        found = _go(sock)
+        if found is None:  # an old server
+            _option(sock, _OPT_EXPORT_NAME, word)
+            found = struct.unpack(">QH", _receive(sock, 10 if zeroes else 134)[:10])
+        return found[0], Export(found[1] & sum(Export))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _option(sock: socket.socket, option: int, data: bytes) -> None:
+    sock.sendall(struct.pack(">QII", _IHAVEOPT, option, len(data)) + data)
+
+
+def _go(sock: socket.socket) -> tuple[int, int] | None:
+    """The replies to NBD_OPT_GO. None: the server does not know it."""
+    found: tuple[int, int] | None = None
+    while True:
+        magic, _, kind, size = struct.unpack(">QIII", _receive(sock, 20))
+        if magic != _REPLY_MAGIC or size > 1 << 16:
+            raise BackendError("the server does not keep to the NBD protocol", errno=71)
+        data = _receive(sock, size)
+        if kind == _REP_ACK:
+            if found is None:
+                raise BackendError("the server did not say how large the export is", errno=71)
+            return found
+        if kind == _REP_ERR_UNSUP:
+            return None
+        if kind & _REP_ERR:
+            said = data.decode(errors="replace")
+            raise BackendError(f"the server {_REFUSALS.get(kind, f'refuses: {kind:#x}')} {said}".rstrip(), errno=111)
+        if kind == _REP_INFO and size == 12 and data[:2] == b"\0\0":
+            found = struct.unpack(">QH", data[2:])

@@ -1,0 +1,217 @@
+"""The NBD client against Debian's servers, and against connections that break."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import pytest
+from disk_model import Model, random_requests, read, write
+
+from devproc.blk.backend import open_backend
+from proto.errors import BackendError, ConfigError
+
+SIZE = 1 << 20
+CONTENT = random.Random(6).randbytes(SIZE)
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts servers and waits until they listen; ends them after the test."""
+    running = []
+
+    def begin(*words, path=None):
+        if shutil.which(words[0]) is None:
+            pytest.skip(f"{words[0]} is missing: apt install nbdkit qemu-utils")
+        process = subprocess.Popen(list(map(str, words)), stderr=subprocess.DEVNULL)
+        running.append(process)
+        deadline = time.monotonic() + 10
+        while path and not can_connect(path):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def can_connect(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "disk.img"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def nbdkit(tmp_path, *words):
+    return ["nbdkit", "-f", "--exit-with-parent", "-U", tmp_path / "s", *words]
+
+
+def test_nbdkit(serve, image, tmp_path):
+    serve(*nbdkit(tmp_path, "file", image), path=tmp_path / "s")
+    model = random_requests(f"nbd+unix:///?socket={tmp_path}/s", CONTENT, 1, 120, reopen=True)
+    assert image.read_bytes() == model.data
+
+
+def test_qemu_nbd_with_an_export_name_over_tcp(serve, image, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve("qemu-nbd", "-f", "raw", "-t", "-b", "127.0.0.1", "-p", port, "-x", "my export", image)
+    uri = f"nbd://127.0.0.1:{port}/my%20export"
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            open_backend(uri).close()
+            break
+        except ConfigError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    model = random_requests(uri, CONTENT, 2, 80)
+    assert image.read_bytes() == model.data
+    with pytest.raises(ConfigError, match="no such export"):
+        open_backend(f"nbd://127.0.0.1:{port}/other")
+
+
+def test_a_read_only_export_is_for_reading(serve, image, tmp_path):
+    serve(*nbdkit(tmp_path, "-r", "file", image), path=tmp_path / "s")
+    uri = f"nbd+unix:///?socket={tmp_path}/s"
+    with pytest.raises(ConfigError, match="read-only"):
+        open_backend(uri)
+    disk = open_backend(f"snapshot:{uri}")
+    write(disk, 0, b"x" * 512)
+    assert read(disk, 0, 1024) == b"x" * 512 + CONTENT[512:1024]
+    disk.close()
+    assert image.read_bytes() == CONTENT
+
+
+def test_a_server_that_is_killed_and_comes_back_loses_nothing(serve, image, tmp_path):
+    words = nbdkit(tmp_path, "file", image)
+    process = serve(*words, path=tmp_path / "s")
+    disk = open_backend(f"nbd+unix:///?socket={tmp_path}/s")
+    model, rng = Model(CONTENT), random.Random(3)
+    for _ in range(3):
+        for _ in range(20):
+            model.step(disk, rng)
+        process.kill()
+        process.wait()
+        os.unlink(tmp_path / "s")
+        process = serve(*words)  # comes up while the next request already waits
+    for _ in range(20):
+        model.step(disk, rng)
+    model.check(disk)
+    disk.close()
+
+
+def test_requests_on_their_way_are_sent_again(serve, image, tmp_path):
+    """The server holds its answers back, and is killed with eight requests open."""
+    slow = nbdkit(tmp_path, "--filter=delay", "file", image, "delay-read=30")
+    process = serve(*slow, path=tmp_path / "s")
+    disk = open_backend(f"nbd+unix:///?socket={tmp_path}/s")
+    found = {}
+    readers = [
+        threading.Thread(target=lambda at=at: found.update({at: read(disk, at, 512)})) for at in range(0, 4096, 512)
+    ]
+    for reader in readers:
+        reader.start()
+    deadline = time.monotonic() + 5
+    while len(disk._connection._pending) < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    os.unlink(tmp_path / "s")
+    serve(*nbdkit(tmp_path, "file", image))
+    for reader in readers:
+        reader.join(20)
+    assert found == {at: CONTENT[at : at + 512] for at in range(0, 4096, 512)}
+    disk.close()
+
+
+def test_a_server_that_hangs_is_an_error_of_that_request(serve, image, tmp_path):
+    process = serve(*nbdkit(tmp_path, "file", image), path=tmp_path / "s")
+    disk = open_backend(f"nbd+unix:timeout=1:patience=1:///?socket={tmp_path}/s")
+    process.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    with pytest.raises(BackendError):
+        read(disk, 0, 512)
+    assert time.monotonic() - begin < 8
+    process.send_signal(signal.SIGCONT)
+    assert read(disk, 0, 512) == CONTENT[:512]
+    disk.close()
+
+
+def test_an_error_of_the_server_is_one_of_that_request(serve, image, tmp_path):
+    flag = tmp_path / "now"
+    serve(*nbdkit(tmp_path, "--filter=error", "file", image, "error=ENOSPC", "error-rate=100%", f"error-file={flag}"),
+          path=tmp_path / "s")  # fmt: skip
+    disk = open_backend(f"nbd+unix:///?socket={tmp_path}/s")
+    flag.touch()
+    with pytest.raises(BackendError, match="No space left") as caught:
+        write(disk, 0, bytes(512))
+    assert caught.value.errno == 28
+    flag.unlink()
+    assert read(disk, 0, 512) == CONTENT[:512]
+    disk.close()
+
+
+def test_an_export_of_another_size_does_not_come_back(serve, image, tmp_path):
+    process = serve(*nbdkit(tmp_path, "file", image), path=tmp_path / "s")
+    disk = open_backend(f"nbd+unix:///?socket={tmp_path}/s")
+    process.kill()
+    process.wait()
+    os.unlink(tmp_path / "s")
+    os.truncate(image, SIZE // 2)
+    serve(*nbdkit(tmp_path, "file", image), path=tmp_path / "s")
+    with pytest.raises(BackendError, match="is not the export it was"):
+        read(disk, 0, 512)
+    disk.close()
+
+
+HELLO = struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 3)
+REPLY = struct.pack(">QII", 0x3E889045565A9, 7, 3)
+HOSTILE = {
+    "nothing": b"",
+    "noise": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "old style": struct.pack(">QQQ", 0x4E42444D41474943, 0x420281861253, 1 << 20) + bytes(128),
+    "endless reply": HELLO + REPLY + struct.pack(">I", 0xFFFFFFFF),
+    "wrong magic": HELLO + bytes(20),
+    "no size": HELLO + struct.pack(">QIII", 0x3E889045565A9, 7, 1, 0),
+    "odd size": HELLO + REPLY + struct.pack(">IHQH", 12, 0, 1000, 1) + struct.pack(">QIII", 0x3E889045565A9, 7, 1, 0),
+    "refusal": HELLO + struct.pack(">QIII", 0x3E889045565A9, 7, 0x80000005, 3) + b"\xff\xfe!",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_server_is_refused(tmp_path, what):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def talk():
+            sock, _ = listener.accept()
+            with sock, contextlib.suppress(ConnectionResetError):
+                sock.sendall(HOSTILE[what])
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(4096):
+                    pass
+
+        talker = threading.Thread(target=talk, daemon=True)
+        talker.start()
+        with pytest.raises(ConfigError):
+            open_backend(f"nbd+unix:timeout=2:///?socket={tmp_path}/s")
+        talker.join(5)
