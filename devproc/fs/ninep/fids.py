@@ -54,9 +54,10 @@ class Fids:
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
         self._fids: dict[int, Fid] = {}
-        for number, (path, uid, flags, identity, gone) in (journal.table if journal else {}).items():
-            if number >= 0:  # the others are the session's own
-                self._fids[number] = Fid(number, path, uid, flags, tuple(identity) if identity else None, gone)
+        kept = journal.table if journal else {}
+        for number in (number for number in kept if number >= 0):  # the others are the session's own
+            path, uid, flags, identity, gone = kept[number]
+            self._fids[number] = Fid(number, path, uid, flags, tuple(identity) if identity else None, gone)
 
     def __len__(self) -> int:
         return len(self._fids)

@@ -68,6 +68,8 @@ class Session:
             response = encode_error(tag, error.errno or errno.EIO)
         except BackendError:
             response = encode_error(tag, errno.ENFILE)
+        except (ValueError, OverflowError):  # a number or text that the host's calls cannot even be given
+            response = encode_error(tag, errno.EINVAL)
         request.write_at(0, response)
 
     def _answer(self, kind: int, tag: int) -> bytes:

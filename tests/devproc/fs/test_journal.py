@@ -1,0 +1,43 @@
+"""The table that outlives its process: whatever was put is there, after any number of changes, wherever it was cut."""
+
+import os
+
+import pytest
+
+from devproc.fs import journal
+from devproc.fs.journal import Journal, make_memory
+
+
+@pytest.fixture
+def memory():
+    fd = make_memory("test")
+    yield fd
+    os.close(fd)
+
+
+def test_what_was_put_is_there_for_the_next(memory):
+    first = Journal(memory)
+    first.put(1, [b"a", 0])
+    first.put(2, [b"b", None])
+    first.put(1, [b"c", 1])
+    first.drop(2)
+    assert Journal(memory).table == first.table == {1: [b"c", 1]}
+    first.clear()
+    assert Journal(memory).table == {}
+
+
+def test_many_changes_of_a_small_table(memory, monkeypatch):
+    monkeypatch.setattr(journal, "SIZE", 8192)
+    first = Journal(memory)
+    for number in range(2000):
+        first.put(number % 7, [number])
+    assert Journal(memory).table == first.table
+
+
+def test_a_torn_record_does_not_count(memory):
+    first = Journal(memory)
+    first.put(1, [b"whole"])
+    at = first._at
+    first.put(2, [b"torn"])
+    os.pwrite(memory, b"\xff", at + 10)
+    assert Journal(memory).table == {1: [b"whole"]}
