@@ -548,6 +548,8 @@ def ring_recover(ring: Ring) -> u32:
     ring.used_idx = used_idx
     ring.signalled = used_idx
     ring.last_avail = wrap16(used_idx + ring.in_flight)
+    statistics = QueueStatistics(ring.statistics)
+    statistics.popped = statistics.requests  # what comes again is popped again
     return ring.in_flight
 
 

@@ -178,6 +178,22 @@ def test_requests_come_again_in_the_order_in_which_they_were_popped():
     guest.close()
 
 
+def test_a_request_that_comes_again_is_in_flight_once():
+    guest = GuestRing(num=8)
+    ring_recover(guest.ring)
+    guest.offer(guest.chain_of((BASE + DATA, 16, 0), first=3))
+    for _ in range(3):
+        assert ring_pop(guest.ring, guest.chain) == Pop.CHAIN
+        assert guest.statistics.popped - guest.statistics.requests == 1
+        guest.start()
+        ring_recover(guest.ring)
+    ring_pop(guest.ring, guest.chain)
+    ring_put(guest.ring, guest.chain, 0)
+    ring_flush(guest.ring)
+    assert guest.statistics.popped == guest.statistics.requests == 1
+    guest.close()
+
+
 def test_a_used_index_that_the_driver_moved_stops_the_queue():
     guest = GuestRing(num=8)
     ring_recover(guest.ring)
