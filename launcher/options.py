@@ -94,8 +94,8 @@ RUN_OPTIONS = (
         "disk",
         "list",
         "URI[,ro][,id=NAME]",
-        "a disk: a file, or file:PATH; ro: read-only; repeatable; the first is vda "
-        "(with the Debian guest vdb, after the root)",
+        "a disk: a raw image, or qcow2:FILE, snapshot:FILE, http://…, nbd://… and filters before them (docs/disks.md); "
+        "ro: read-only; repeatable; the first is vda (with the Debian guest vdb, after the root)",
         complete="file",
         group="devices",
     ),

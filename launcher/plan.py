@@ -61,6 +61,7 @@ class Plan:
         machine = dataclasses.replace(self.machine, name=directory.name)
         if machine.detach and machine.serial.kind == "fd":
             machine = dataclasses.replace(machine, serial=Serial("socket", str(directory.path / "serial")))
+        machine = _with_overlays(machine, directory.scratch)
         machine = dataclasses.replace(machine, devices=tuple(_addressed(device, machine) for device in machine.devices))
         if self.images is None:
             return machine
@@ -116,6 +117,19 @@ def _addressed(device: Device, machine: Machine) -> Device:
 
     mac = default_address(machine.name, device.id)
     return dataclasses.replace(device, properties={**device.properties, "mac": mac})
+
+
+def _with_overlays(machine: Machine, scratch: Path) -> Machine:
+    """What is written to a disk that must not be written lives as long as the machine, unless it was given a file."""
+    from devproc.blk.uri import name_overlays
+
+    devices = [
+        dataclasses.replace(device, backend=name_overlays(device.backend, str(scratch / device.id)))
+        if device.device == "blk"
+        else device
+        for device in machine.devices
+    ]
+    return dataclasses.replace(machine, devices=tuple(devices))
 
 
 def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | None, progress: Progress) -> Plan:

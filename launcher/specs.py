@@ -81,12 +81,7 @@ def parse_disk(given: Given) -> tuple[str, str | None, dict[str, Any]]:
         uri, properties = _split(given)
     if not isinstance(uri, str) or not uri:
         raise ConfigError(f"{given.source}: a disk without a URI", hint="For example: disk.img, or file:disk.img,ro")
-    scheme = SCHEME.match(uri)
-    if scheme is None:
-        uri = f"file:{absolute(given, uri)}"
-    elif scheme[0] == "file:":
-        uri = f"file:{absolute(given, uri.removeprefix('file:'))}"
-    return uri, _take_id(given, properties), properties
+    return _disk_uri(given, uri), _take_id(given, properties), properties
 
 
 @dataclass(frozen=True)
@@ -195,6 +190,29 @@ def parse_share(given: Given) -> Share:
         )
     id = _take_id(given, properties)
     return Share(SHARE_DEVICES[proto], id, path, properties["tag"], properties, proto)
+
+
+def _disk_uri(given: Given, text: str) -> str:
+    """The URI with absolute paths, checked at every level."""
+    from devproc.blk.uri import absolute as absolute_uri
+
+    if not SCHEME.match(text) and _is_qcow2(absolute(given, text)):
+        raise ConfigError(
+            f"{given.source} {given.value}: {text} is a qcow2 image, not a raw one",
+            hint=f"Use it as qcow2:{text}; its very bytes as a disk would be file:{text}.",
+        )
+    try:
+        return absolute_uri(text, lambda path: absolute(given, path))
+    except ConfigError as error:
+        raise ConfigError(f"{given.source} {given.value}: {error.message}", hint=error.hint) from error
+
+
+def _is_qcow2(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"QFI\xfb"
+    except OSError:
+        return False  # whoever opens it will say what is wrong
 
 
 def parse_device(given: Given) -> tuple[str, str | None, dict[str, Any]]:

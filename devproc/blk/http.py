@@ -166,8 +166,7 @@ class Http:
         self.identity = (name or "http")[:20]
 
     def _most(self) -> int:
-        kept: int = self.cache // self._chunk
-        return max(1 + self.ahead, kept)
+        return int(max(1 + self.ahead, self.cache // self._chunk))
 
     def _missing(self, numbers: range) -> list[int]:
         return [number for number in numbers if number * self._chunk < self.size]

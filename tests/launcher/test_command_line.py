@@ -58,6 +58,8 @@ def test_memory_that_cannot_be_is_refused(text: object) -> None:
         ("file:a.img,ro", ("file:/there/a.img", None, {"ro": "on"})),
         ("/x/a.img,id=data,serial=S1", ("file:/x/a.img", "data", {"serial": "S1"})),
         ("a,,b.img,ro", ("file:/there/a,b.img", None, {"ro": "on"})),
+        ("delay:ms=5:qcow2:a.qcow2", ("delay:ms=5:qcow2:file:/there/a.qcow2", None, {})),
+        ("snapshot:overlay=o:a.img", ("snapshot:overlay=/there/o:file:/there/a.img", None, {})),
         ("nbd://host/x,ro=off", ("nbd://host/x", None, {"ro": "off"})),
         ({"uri": "a.img", "ro": True, "id": "x"}, ("file:/there/a.img", "x", {"ro": True})),
     ],
@@ -66,7 +68,7 @@ def test_a_disk(text: object, expected: object) -> None:
     assert parse_disk(given(text)) == expected
 
 
-@pytest.mark.parametrize("text", ["", ",ro", "a.img,,,", "a.img,id=core", "a.img,id=has space", "a.img,id="])
+@pytest.mark.parametrize("text", ["", ",ro", "qcow:a.img", "delay:sm=5:a.img", "a.img,,,", "a.img,id=core", "a.img,id=has space", "a.img,id="])
 def test_a_disk_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_disk(given(text))
