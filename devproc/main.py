@@ -3,11 +3,13 @@
 START says everything; before it, in STORED packets, come descriptors that a predecessor left with the keeper. READY
 answers it once the device has opened what it needs and said HELLO to the core, FAILED when that cannot be, with a
 sentence and a hint for the user. The exit status is 0 after STOP or when the keeper has gone, 1 otherwise. Whatever
-else ends the process is a crash, and the traceback is on standard error: the device's log.
+else the device's code raises is a crash: FAILED says it in a sentence, and the traceback is on standard error, the
+device's log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -37,6 +39,9 @@ def main() -> int:
     except BulkheadError as error:
         channel.send("FAILED", {"error": error.message, "hint": error.hint})
         return 1
+    except Exception as error:
+        _say_why(channel, start, error)
+        raise
     signal.signal(signal.SIGTERM, lambda *_: setattr(runtime, "stopping", True))
     channel.send("READY", {"pid": os.getpid()})
     try:
@@ -44,6 +49,9 @@ def main() -> int:
     except BulkheadError as error:
         channel.send("FAILED", {"error": error.message, "hint": error.hint})
         return 1
+    except Exception as error:
+        _say_why(channel, start, error)
+        raise
     runtime.close()
     return 0
 
@@ -55,6 +63,13 @@ def _receive_start(channel: Channel) -> Packet:
         stored.update(packet.fds)
     packet.fds.update(stored)
     return packet
+
+
+def _say_why(channel: Channel, start: Packet, error: Exception) -> None:
+    from devproc.registry import explain
+
+    with contextlib.suppress(ChannelClosed):
+        channel.send("FAILED", {"error": explain(start.body["device"], error), "hint": ""})
 
 
 def _begin(channel: Channel, start):  # type: ignore[no-untyped-def]

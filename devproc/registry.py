@@ -1,8 +1,8 @@
 """Which devices there are: the bundled ones by name, anybody's own by `PATH.py:Class`.
 
 `load_class` gives the class, `make_device` an instance from a START packet, `describe` what the launcher and
-`--device X,help` need to know. `python -m devproc.registry SPEC` prints the description as JSON, for callers that do
-not want to run a stranger's file in their own process.
+`--device X,help` need to know, `explain` a sentence for what a device's own code raised. `python -m devproc.registry
+SPEC` prints the description as JSON, for callers that do not want to run a stranger's file in their own process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from devproc.properties import properties_of, property_help
 from proto.channel import Packet
 from proto.errors import ConfigError
 
-__all__ = ["DEVICES", "describe", "load_class", "make_device"]
+__all__ = ["DEVICES", "describe", "explain", "load_class", "make_device"]
 
 DEVICES = {
     "blk": "devproc.blk.device:BlockDevice",
@@ -83,8 +83,7 @@ def _from_file(path: str, name: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        where = _line_in(path, error)
-        raise ConfigError(f"{path}{where}: {type(error).__name__}: {error}", value=path) from error
+        raise ConfigError(explain(f"{path}:{name}", error), value=path) from error
     if not hasattr(module, name):
         classes = [
             n
@@ -96,15 +95,18 @@ def _from_file(path: str, name: str) -> Any:
     return getattr(module, name)
 
 
-def _line_in(path: str, error: BaseException) -> str:
-    """Where in the file the error came from: `:LINE`, or nothing."""
+def explain(spec: str, error: BaseException) -> str:
+    """An exception in a sentence; one that came through a device's own file begins with `PATH:LINE`."""
+    path = os.path.abspath(spec.rpartition(":")[0]) if ".py:" in spec else ""
     line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == path:
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f":{line}" if line else ""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{path}:{line}: {what}" if path and line else what
 
 
 def main() -> int:

@@ -230,7 +230,8 @@ class Session:
             return None
         again = queues.begin(body["queue"])
         if again:
-            self.device.log(f"{self.device.id}: queue {body['queue']}: {again} requests come again", 20)
+            comes = "request comes" if again == 1 else "requests come"
+            self.device.log(f"{self.device.id}: queue {body['queue']}: {again} {comes} again", 20)
         queues.report_broken()
         if self.state is State.QUIET:
             queues.pause()

@@ -6,7 +6,7 @@ import pytest
 
 from devproc.device import MmioDevice, State, VirtioDevice
 from devproc.properties import Property, Size, parse_properties, property_help
-from devproc.registry import describe, load_class
+from devproc.registry import describe, explain, load_class
 from devproc.request import Buffer, Request
 from proto.errors import ConfigError, ProtocolError
 
@@ -130,6 +130,18 @@ def test_a_broken_device_file_is_explained(tmp_path, source, text):
     (tmp_path / "broken.py").write_text(source)
     with pytest.raises(ConfigError, match=text):
         load_class(f"{tmp_path}/broken.py:X")
+
+
+def test_what_a_device_raises_is_said_with_its_line(tmp_path):
+    path = tmp_path / "raising.py"
+    path.write_text(
+        "from devproc.device import VirtioDevice\nclass X(VirtioDevice):\n    def start(self):\n        1 // 0\n"
+    )
+    device = load_class(f"{path}:X")("x0", {})
+    with pytest.raises(ZeroDivisionError) as caught:
+        device.start()
+    assert explain(f"{path}:X", caught.value) == f"{path}:4: ZeroDivisionError: integer division or modulo by zero"
+    assert explain("rng", KeyError("a")) == "KeyError: 'a'"
 
 
 def test_unknown_devices_and_files_are_explained(tmp_path):
