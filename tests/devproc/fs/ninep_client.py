@@ -95,8 +95,12 @@ class Client:
         return answer[4:]
 
     def stat(self, fid):
-        names = "valid qid_kind version path mode uid gid nlink rdev size blksize blocks atime atime_nsec mtime mtime_nsec"
-        return dict(zip(names.split(), struct.unpack_from("<QBIQIII9Q", self.call(Type.GETATTR, fid, 0x7FF)), strict=True))
+        names = (
+            "valid qid_kind version path mode uid gid nlink rdev size blksize blocks atime atime_nsec mtime mtime_nsec"
+        )
+        return dict(
+            zip(names.split(), struct.unpack_from("<QBIQIII9Q", self.call(Type.GETATTR, fid, 0x7FF)), strict=True)
+        )
 
     def list(self, fid, count=4096):
         found, offset = {}, 0
