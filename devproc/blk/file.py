@@ -112,7 +112,7 @@ def _open(path: str, read_only: bool) -> int:
     try:
         return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     except FileNotFoundError:
-        hint = f"Make an empty one of 1 GiB with:  truncate -s 1G {path}"
+        hint = f"Make an empty one of 1 GiB with:  bulkhead disk create {path} 1G"
         raise ConfigError(f"cannot open {path}: no such file", hint=hint) from None
     except (PermissionError, OSError) as error:
         if not read_only and error.errno in _UNWRITABLE:
@@ -134,12 +134,12 @@ def _size(path: str, fd: int) -> int:
         raise ConfigError(f"{path} is neither a file nor a block device", hint="A disk is an image file.")
     size = os.lseek(fd, 0, os.SEEK_END)
     if size == 0:
-        raise ConfigError(f"{path} is empty", hint=f"Make it 1 GiB long with:  truncate -s 1G {path}")
+        raise ConfigError(f"{path} is empty", hint=f"Make it 1 GiB long with:  bulkhead disk resize {path} 1G")
     if size % BLK_SECTOR_SIZE:
         whole = -(-size // BLK_SECTOR_SIZE) * BLK_SECTOR_SIZE
         raise ConfigError(
             f"{path} is {size:_} bytes; a disk is a whole number of 512-byte sectors.".replace("_", " "),
-            hint=f"Pad it with:  truncate -s {whole} {path}",
+            hint=f"Pad it with:  bulkhead disk resize {path} {whole}",
         )
     return size
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +38,11 @@ from devproc.blk.uri import parse_uri
 from devproc.properties import Property
 from proto.errors import BackendError, ConfigError
 
-__all__ = ["Piece", "Qcow2"]
+__all__ = ["Piece", "Qcow2", "commit_image"]
 
 L2_CACHE = 8 << 20  # bytes of L2 tables in memory
 CHAIN_MAX = 100  # images
+PIECE = 1 << 20  # bytes that are copied at once
 BACKING_SCHEMES = ("file", "http", "https", "nbd", "nbd+unix")
 Seen = tuple[tuple[int, int], ...]  # the files of a chain so far: (device, inode)
 
@@ -416,24 +417,56 @@ def _look(target: str, seen: Seen) -> Seen:
     return (*seen, (status.st_dev, status.st_ino))
 
 
-def _open_backing(header: Header, name: str, folder: Path, seen: Seen) -> BlockBackend:
+def commit_image(target: str, report: Callable[[int, int], None]) -> tuple[int, str]:
+    """Write what is in an image to the one it stands on. The image stays as it is, and reads the same. Returns how many
+    bytes were written, and to where. Raises ConfigError."""
+    image = Qcow2.open_in_chain(target, True, ())
+    header, done, into = image.header, 0, image.below
+    try:
+        if into is None:
+            raise ConfigError(f"{target} stands on nothing it could be committed to")
+        if into.size < image.size:
+            raise ConfigError(
+                f"{header.backing} is shorter than {image.size} bytes", hint="`bulkhead disk resize` it first."
+            )
+        into.close()
+        folder = Path(getattr(image.store, "path", "")).parent
+        image.below = into = _open_backing(header, image.identity, folder, _look(target, ()), read_only=False)
+        for piece in image.pieces(0, image.size):
+            report(piece.start, image.size)
+            if piece.kind == "zero":
+                into.write_zeroes(piece.start, piece.size, True)
+            for at in (
+                range(piece.start, piece.start + piece.size, PIECE) if piece.kind in ("data", "compressed") else ()
+            ):
+                data = memoryview(bytearray(min(PIECE, piece.start + piece.size - at)))
+                image.preadv([data], at)
+                into.pwritev([data], at, False)
+            done += 0 if piece.kind == "below" else piece.size
+        into.flush()
+    finally:
+        image.close()
+    return done, header.backing
+
+
+def _open_backing(header: Header, name: str, folder: Path, seen: Seen, read_only: bool = True) -> BlockBackend:
     if header.backing.startswith("json:"):
         raise ConfigError(f"{name} stands on a json: description, which is not supported")
     uri = parse_uri(header.backing)
     if uri.scheme not in BACKING_SCHEMES:
         raise ConfigError(f"{name} stands on {header.backing}: {uri.scheme}: cannot be below a qcow2 image")
     if uri.scheme != "file":
-        return open_backend(header.backing, read_only=True)
+        return open_backend(header.backing, read_only=read_only)
     path = str(folder / uri.target)
     if not os.path.exists(path):
         raise ConfigError(f"{name} stands on {path}: no such file")
     kind = header.backing_format or ("qcow2" if _begins_with_magic(path) else "raw")
     if kind == "qcow2":
-        return Qcow2.open_in_chain(f"file:{path}", True, seen)
+        return Qcow2.open_in_chain(f"file:{path}", read_only, seen)
     if kind != "raw":
         raise ConfigError(f"{name} stands on {path}, of format {kind}", hint="Serve it with qemu-nbd.")
     _look(f"file:{path}", seen)
-    return open_file(path, True)
+    return open_file(path, read_only)
 
 
 def _begins_with_magic(path: str) -> bool:

@@ -135,20 +135,28 @@ def check(image: Qcow2, report: Report, *, repair: bool = False) -> Findings:
     _count_l1(image, header.l1_offset, header.l1_size, uses, found, refcounts, report, active=True)
     for l1_offset, l1_size in _snapshots(image, uses) if shared else ():
         _count_l1(image, l1_offset, l1_size, uses, found, refcounts, report, active=False)
-    end = -(-image.store.size() // cluster)
-    highest = max(refcounts.clusters(), max(uses) + 1)
-    for index in range(min(highest, max(end, max(uses) + 1))):
-        count = refcounts.get(index)
-        if count > uses[index]:
-            found.leaks.append(index)
-        elif count < uses[index]:
-            found.errors.append(f"cluster {index} is used {uses[index]} times and counted {count} times")
+    _compare(uses, refcounts, header.block_entries, found)
     if repair and not found.errors:
         for index in found.leaks:
             refcounts.set(index, uses[index])
         image.store.sync()
         found.repaired = len(found.leaks)
     return found
+
+
+def _compare(uses: Counter[int], refcounts: Any, entries: int, found: Findings) -> None:
+    """Every count there is, also of clusters behind the file's end, and every use that nothing counts."""
+    counted = 0
+    for number, _ in refcounts.blocks():
+        for index in range(number * entries, (number + 1) * entries):
+            count, used = refcounts.get(index), uses.get(index, 0)
+            counted += used > 0
+            if count > used:
+                found.leaks.append(index)
+            elif count < used:
+                found.errors.append(f"cluster {index} is used {used} times and counted {count} times")
+    if counted < len(uses):
+        found.errors.append(f"{len(uses) - counted} clusters are used and have no refcount block")
 
 
 def _use(uses: Counter[int], offset: int, size: int, cluster: int) -> None:

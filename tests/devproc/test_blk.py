@@ -214,14 +214,14 @@ def fails(start, backend: str) -> str:
 
 def test_a_missing_image_is_named(start, tmp_path):
     text = fails(start, f"file:{tmp_path}/none.img")
-    assert "none.img: no such file" in text and "truncate -s 1G" in text
+    assert "none.img: no such file" in text and "bulkhead disk create" in text
 
 
 def test_an_odd_sized_image_says_how_to_pad_it(start, tmp_path):
     (tmp_path / "old.img").write_bytes(bytes(1000))
     text = fails(start, f"file:{tmp_path}/old.img")
     assert "old.img is 1 000 bytes; a disk is a whole number of 512-byte sectors." in text
-    assert "truncate -s 1024" in text
+    assert "bulkhead disk resize" in text and "1024" in text
 
 
 def test_an_empty_image_a_folder_and_a_pipe_are_refused(start, tmp_path):

@@ -1,0 +1,1 @@
+"""`bulkhead disk`: images made, copied, looked at, checked, split, committed and resized."""
