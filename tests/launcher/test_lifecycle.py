@@ -344,7 +344,7 @@ def refused(bulkhead: Any, *words: str) -> str:
 
 def test_a_missing_image_is_an_error(bulkhead: Any, tmp_path: Path) -> None:
     text = refused(bulkhead, "--disk", str(tmp_path / "none.img"))
-    assert "no such file" in text and "truncate -s" in text
+    assert "no such file" in text and "bulkhead disk create" in text
 
 
 def test_an_image_of_odd_size_is_an_error(bulkhead: Any, tmp_path: Path) -> None:
