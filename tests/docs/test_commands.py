@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.images import ImagesError, ensure
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "guest").glob("*.md")])
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
@@ -48,6 +50,15 @@ def shown():
             if command not in seen and not any(re.search(pattern, command) for pattern in ELSEWHERE):
                 seen.add(command)
                 yield pytest.param(command, id=f"{page.name}:{number}")
+
+
+@pytest.fixture(scope="module")
+def debian():
+    """The documentation takes the Debian guest as fetched."""
+    try:
+        return ensure()
+    except ImagesError as error:
+        pytest.skip(f"no Debian guest: {error}")
 
 
 @pytest.fixture
@@ -105,7 +116,7 @@ def console(command, place, environment):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("command", list(shown()))
-def test_a_command_of_the_documentation_works(command, place, tmp_path):
+def test_a_command_of_the_documentation_works(command, debian, place, tmp_path):
     environment = {**os.environ, "HOME": str(tmp_path)} if ">" in command else dict(os.environ)
     for directory in (".config/fish/completions", ".zfunc"):
         (tmp_path / directory).mkdir(parents=True, exist_ok=True)
