@@ -109,7 +109,8 @@ class Wire(Protocol):
     """A peer's way to the device."""
 
     def send(self, frame: bytes | memoryview, header: bytes = ...) -> bool:
-        """Give the device a frame, under a NetHeader of zeroes or another. False: it was lost."""
+        """Give the device a frame, under a NetHeader of zeroes or another. False: there is no room, and it was not
+        given; `Peer.ready` is called when there is."""
 
     def link(self, up: bool) -> None:
         """Say how the link is."""

@@ -53,6 +53,7 @@ HEADER = 12  # 5.1.6.1: num_buffers is always there with VERSION_1
 FRAME_MAX = 65550  # Ethernet header, the largest IP packet, and a VLAN tag less one byte: 5.1.6.3.1's 65550
 
 CSUM, TSO4, TSO6 = 1, 2, 4  # offloads, as bits: who takes what
+UNKNOWN = 0xFFFFFFFF
 
 IPV4, IPV6, VLAN = 0x0800, 0x86DD, 0x8100
 NOT_NEEDS_CSUM = 0xFE
@@ -80,7 +81,7 @@ class NetHeader(Record):
 
 @fn
 def gso_offload(header: NetHeader) -> u32:
-    """The offload that a header asks for with its gso_type: TSO4, TSO6, 0 for none, ~0 for one not known here."""
+    """The offload that a header asks for with its gso_type: TSO4, TSO6, 0 for none, or UNKNOWN."""
     kind: u8 = header.gso_type & 0x7F
     if kind == NetGso.NONE:
         return 0
@@ -88,14 +89,14 @@ def gso_offload(header: NetHeader) -> u32:
         return TSO4
     if kind == NetGso.TCPV6:
         return TSO6
-    return 0xFFFFFFFF
+    return UNKNOWN
 
 
 @fn
 def header_fits(header: NetHeader, frame: u64, size: u64, allowed: u32) -> bool:
     """Does the header ask only for what is allowed, and of this frame? `size` counts the frame alone."""
     gso: u32 = gso_offload(header)
-    if (gso & ~allowed) != 0:
+    if gso == UNKNOWN or (gso & ~allowed) != 0:
         return False
     if (header.flags & NetHeaderFlag.NEEDS_CSUM) == 0:
         return gso == 0

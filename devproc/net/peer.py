@@ -2,8 +2,8 @@
 
 START brings {id, backend, log_level} and the descriptor `frames`, the peer's end of the socket pair. READY answers it,
 or FAILED with a sentence and a hint. Sockets, connections and address translation live here, and so they survive the
-death of the device process; the device's end of the pair is held by the keeper meanwhile. What the device is slow to
-take is dropped when its socket is full, as on any network.
+death of the device process; the device's end of the pair is held by the keeper meanwhile. When the device is slow, its
+socket is full; whether a frame then waits or is lost, as on any network, is the peer's to decide.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class PeerProcess:
         self._peer = peer
         self._id = id
         self._up: bool | None = None
+        self._full = False
         self._buffer = memoryview(bytearray(MESSAGE_MAX))
 
     def run(self) -> None:
@@ -45,14 +46,16 @@ class PeerProcess:
         while True:
             watched, timeout = peer.poll()
             poll = select.poll()
-            poll.register(ours, select.POLLIN)
+            poll.register(ours, select.POLLIN | (select.POLLOUT if self._full else 0))
             poll.register(channel, select.POLLIN)
             for fd, events in watched:
                 poll.register(fd, events)
             ready = dict(poll.poll(None if timeout is None else timeout * 1000))
             if ready.pop(channel, 0) and self._told_to_stop():
                 return
-            if ready.pop(ours, 0):
+            seen = ready.pop(ours, 0)
+            self._full = self._full and not seen & select.POLLOUT
+            if seen & ~select.POLLOUT:
                 self._from_device()
             peer.ready(ready)
 
@@ -61,9 +64,9 @@ class PeerProcess:
     def send(self, frame: bytes | memoryview, header: bytes = NO_HEADER) -> bool:
         try:
             self._socket.sendmsg((header, frame))
-        except (BlockingIOError, OSError):
-            return False
-        return True
+        except OSError:
+            self._full = True
+        return not self._full
 
     def link(self, up: bool) -> None:
         if self._up is not up:

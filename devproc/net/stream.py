@@ -2,7 +2,8 @@
 
 A frame is preceded by its length, four bytes, big-endian; nothing else is said. QEMU, passt and gvproxy can be the
 other end. The link is up while there is a connection: a client tries again until there is one, a server takes one at a
-time. A connection whose lengths make no sense is closed.
+time. A connection whose lengths make no sense is closed. While the guest does not keep up, nothing is read; what the
+other end does not keep up with is lost beyond BACKLOG.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from devproc.net.backend import Target, Wire
@@ -74,7 +76,8 @@ class StreamPeer:
         self._connecting = False
         self._retry_at = 0.0
         self._deframer = Deframer()
-        self._backlog = bytearray()
+        self._backlog = bytearray()  # to the other end
+        self._frames: deque[bytes] = deque()  # to the guest
 
     def start(self, wire: Wire) -> None:
         self._wire = wire
@@ -108,7 +111,8 @@ class StreamPeer:
         timeout = None
         if self._connection is not None:
             writing = select.POLLOUT if self._connecting or self._backlog else 0
-            watched.append((self._connection.fileno(), select.POLLIN | writing))
+            reading = 0 if self._frames else select.POLLIN
+            watched.append((self._connection.fileno(), reading | writing))
         elif self._listener is not None:
             watched.append((self._listener.fileno(), select.POLLIN))
         else:
@@ -130,7 +134,8 @@ class StreamPeer:
             return
         if seen & select.POLLOUT:
             self._write_backlog()
-        if seen & ~select.POLLOUT and self._connection is not None:
+        self._give()
+        if seen & ~select.POLLOUT and not self._frames and self._connection is not None:
             self._read()
 
     def close(self) -> None:
@@ -202,17 +207,20 @@ class StreamPeer:
         assert self._connection is not None
         try:
             data = self._connection.recv(CHUNK)
-            frames = self._deframer.feed(data)
+            self._frames.extend(self._deframer.feed(data))
         except BlockingIOError:
             return
         except (OSError, ValueError) as error:
             self._lost(error)
             return
-        for frame in frames:
-            if len(frame) >= ETHERNET:
-                self._wire.send(frame)
+        self._give()
         if not data:
             self._lost("the other end closed it")
+
+    def _give(self) -> None:
+        """Frames to the guest, as far as there is room; nothing more is read until all are there."""
+        while self._frames and (len(self._frames[0]) < ETHERNET or self._wire.send(self._frames[0])):
+            self._frames.popleft()
 
     def _write_backlog(self) -> None:
         assert self._connection is not None
