@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launcher.loop import Loop
 from launcher.rundir import machines, run_base
 from launcher.suggest import did_you_mean
 from proto.channel import Channel
@@ -30,22 +30,22 @@ ANSWER_DEADLINE = 5.0  # seconds
 
 
 class ControlServer:
-    """The keeper's end: a listening socket and its connections, served by the keeper's selector."""
+    """The keeper's end: a listening socket and its connections, served by the keeper's loop."""
 
     def __init__(
         self,
         path: Path,
-        selector: selectors.BaseSelector,
+        loop: Loop,
         answer: Callable[[str, dict[str, Any]], dict[str, Any]],
     ) -> None:
-        self._selector = selector
+        self._loop = loop
         self._answer = answer
         self._connections: set[Channel] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._listener.listen(BACKLOG)
         self._listener.setblocking(False)
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        loop.watch(self._listener, self._accept)
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
@@ -53,7 +53,7 @@ class ControlServer:
             channel = Channel(connection)
             os.set_blocking(connection.fileno(), False)
             self._connections.add(channel)
-            self._selector.register(channel, selectors.EVENT_READ, lambda: self._serve(channel))
+            self._loop.watch(channel, lambda: self._serve(channel))
 
     def _serve(self, channel: Channel) -> None:
         try:
@@ -73,12 +73,12 @@ class ControlServer:
     def _drop(self, channel: Channel) -> None:
         if channel in self._connections:
             self._connections.remove(channel)
-            self._selector.unregister(channel)
+            self._loop.unwatch(channel)
             channel.close()
 
     def close(self) -> None:
         """Stop listening and hang up: that is how clients learn that the machine has ended."""
-        self._selector.unregister(self._listener)
+        self._loop.unwatch(self._listener)
         self._listener.close()
         for channel in list(self._connections):
             self._drop(channel)

@@ -19,12 +19,8 @@ One selector serves channels, pidfds, signals, timers and the control socket (`l
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import os
-import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +28,7 @@ from typing import Any
 
 from launcher.child import Child, is_traced
 from launcher.control import ControlServer
+from launcher.loop import Loop
 from launcher.machine import NETWORK, Machine
 from launcher.member import (
     Member,
@@ -95,28 +92,21 @@ class Supervisor:
                 self.peers[device.id] = Member(id, role, None, directory.log(id))
         self.members = {member.id: member for member in (self.core, *self.devices, *self.peers.values())}
         self.shared: dict[str, Segment] = {}
-        self._selector = selectors.DefaultSelector()
+        self._loop = Loop()
         self._spares = spares or {}
         self._felt = time.monotonic()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._ticket = itertools.count()
-        self._control = ControlServer(directory.control, self._selector, self._ask)
+        self._control = ControlServer(directory.control, self._loop, self._ask)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Start the machine and serve until it has ended."""
-        self._watch_signals()
+        self._loop.on_signals((signal.SIGTERM, signal.SIGINT), self._signalled)
         self._watch_client()
         self._attempt(self._start_machine)
-        self._after(PULSE, self._feel_pulses)
+        self._loop.after(PULSE, self._feel_pulses)
         while self.phase != "ended":
-            timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-            for key, _ in self._selector.select(timeout):
-                if key.fileobj in self._selector.get_map():  # not unregistered by an earlier event of this round
-                    key.data()
-            while self._timers and self._timers[0][0] <= time.monotonic():
-                heapq.heappop(self._timers)[2]()
+            self._loop.turn()
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Do something that may not be possible; if it is not, the machine ends with the reason."""
@@ -127,37 +117,22 @@ class Supervisor:
         except OSError as error:
             self.end("error", error=f"cannot start a process: {error.strerror}")
 
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._ticket), action))
-
-    def _watch_signals(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        self._signals = (ours, theirs)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-
-        def received() -> None:
-            numbers = ours.recv(64)
-            self.end("killed", error=f"the keeper got {signal.Signals(numbers[0]).name}")
-
-        self._selector.register(ours, selectors.EVENT_READ, received)
+    def _signalled(self, number: signal.Signals) -> None:
+        self.end("killed", error=f"the keeper got {number.name}")
 
     # -- the client that started the machine -----------------------------------------------------------------------
 
     def _watch_client(self) -> None:
         assert self.client is not None
         os.set_blocking(self.client.fileno(), False)
-        self._selector.register(self.client, selectors.EVENT_READ, self._hear_client)
+        self._loop.watch(self.client, self._hear_client)
 
     def _hear_client(self) -> None:
         assert self.client is not None
         try:
             packet = self.client.recv(0)
         except (BulkheadError, DeadlineMissed):
-            self._selector.unregister(self.client)
+            self._loop.unwatch(self.client)
             self.client.close()
             self.client = None
             if not (self.machine.detach and self.phase == "running"):
@@ -213,8 +188,8 @@ class Supervisor:
         """Give `member` a process: a spare that has already started, or a new one."""
         child = self._spares.pop(module, None) or Child(module, member.log)
         member.child = child
-        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._hear(member, child))
-        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._dead(member, child))
+        self._loop.watch(child.channel, lambda: self._hear(member, child))
+        self._loop.watch(child.pidfd, lambda: self._dead(member, child))
 
     def _start_core(self) -> None:
         assert self.core.child is not None
@@ -240,19 +215,20 @@ class Supervisor:
 
     # -- what processes say ----------------------------------------------------------------------------------------
 
-    def _hear(self, member: Member, child: Child) -> None:
+    def _hear(self, member: Member, child: Child) -> bool:
+        """Take one packet. False when there is none, or none that is right."""
         try:
             packet = child.channel.recv(0)
         except DeadlineMissed:
-            return
+            return False
         except ChannelClosed:
-            self._selector.unregister(child.channel)
-            self._after(CHANNEL_GRACE, lambda: child.kill() if member.child is child else None)
-            return
+            self._loop.unwatch(child.channel)
+            self._loop.after(CHANNEL_GRACE, lambda: child.kill() if member.child is child else None)
+            return False
         except BulkheadError as error:
             self._log(f"{member.id}: {error.describe()}")
             child.kill()
-            return
+            return False
         try:
             handler = (self._CORE if member is self.core else self._DEVICE).get(packet.kind)
             if handler is None:
@@ -261,6 +237,7 @@ class Supervisor:
                 handler(self, member, packet)
         finally:
             packet.close()
+        return True
 
     def _core_ready(self, member: Member, packet: Packet) -> None:
         member.state = "starting guest"
@@ -376,9 +353,10 @@ class Supervisor:
 
     def _dead(self, member: Member, child: Child) -> None:
         """The pidfd says that the process is dead: nobody writes its pages or the guest's memory any more."""
-        while child.channel in self._selector.get_map():  # its last words first: EXIT, FAILED
-            self._hear(member, child)
-        self._selector.unregister(child.pidfd)
+        while self._hear(member, child):  # its last words first: EXIT, FAILED
+            pass
+        self._loop.unwatch(child.channel)
+        self._loop.unwatch(child.pidfd)
         status = child.reap()
         member.child = None
         lived = time.monotonic() - child.started
@@ -429,7 +407,7 @@ class Supervisor:
             self._attempt(lambda: self._spawn(member, DEVICE) if member.device else self._start_peer(member))
 
         if delay:
-            self._after(delay, start)
+            self._loop.after(delay, start)
         else:
             start()
 
@@ -453,12 +431,12 @@ class Supervisor:
                 member.state, member.reason = "stuck", "cannot be killed; its requests stay pending"
                 self._tell_core(member, "stuck")
 
-        self._after(FENCE_DEADLINE, look)
+        self._loop.after(FENCE_DEADLINE, look)
 
     def _feel_pulses(self) -> None:
         """Fence devices whose loop no longer turns: a process that is stopped, or caught in a handler. Looks that come
         late do not count (then the host was busy, or asleep), and neither does a device under a debugger."""
-        self._after(PULSE, self._feel_pulses)
+        self._loop.after(PULSE, self._feel_pulses)
         now = time.monotonic()
         late = now - self._felt > 1.5 * PULSE
         self._felt = now
@@ -488,7 +466,7 @@ class Supervisor:
                 member.state = "stopping"
                 if not (member.started and member.child.send("STOP")):
                     member.child.kill()  # it has nothing yet that it could lose, or it does not listen
-        self._after(STOP_DEADLINE, self._kill_all)
+        self._loop.after(STOP_DEADLINE, self._kill_all)
         self._continue_if_all_dead()
 
     def _kill_all(self) -> None:
@@ -564,7 +542,7 @@ class Supervisor:
         member.wanted = True
         if not (member.started and child.send("STOP")):
             self._fence(member)
-        self._after(STOP_DEADLINE, lambda: self._fence(member) if member.child is child else None)
+        self._loop.after(STOP_DEADLINE, lambda: self._fence(member) if member.child is child else None)
         return {"epoch": member.epoch + 1}
 
     _REQUESTS: dict[str, Callable[[Supervisor, dict[str, Any]], dict[str, Any]]] = {

@@ -80,6 +80,26 @@ def test_the_guest_s_code_is_the_exit_code(start: Start) -> None:
 DEADLINE = 60.0
 
 
+def test_a_program_starts_in_machine_mode(start: Start, bulkhead: Any) -> None:
+    from launcher.bundled import bundled_guest
+
+    answer = bulkhead("run", "--bios", "none", "--kernel", str(bundled_guest()), "--append", "cmd=exit,6")
+    assert answer.returncode == 6, answer.stderr
+
+
+def test_a_disk_can_be_booted_from(bulkhead: Any, tmp_path: Path) -> None:
+    disk = tmp_path / "boot.img"
+    subprocess.run([sys.executable, "-m", "guest.disk", str(disk), "--size", "8388608"], check=True, timeout=30)
+    answer = bulkhead("run", "--boot", "disk", "--disk", str(disk), stdin="exit 5\n")
+    assert answer.returncode == 5, answer.stderr
+    assert "--boot disk without a disk" in bulkhead("run", "--boot", "disk").stderr
+
+
+def test_the_link_can_be_messages_only(start: Start, disk: str) -> None:
+    machine = start("--link", "messages", "--disk", disk, "--append", "cmd=verify,1;exit,3")
+    assert machine.wait(DEADLINE) == 3
+
+
 def test_two_machines_side_by_side(start: Start, bulkhead: Any, tmp_path: Path) -> None:
     one, two = start("--name", "one"), start("--name", "two", "--device", "rng")
     one.expect(PROMPT)
@@ -275,6 +295,27 @@ def test_stopped_processes_do_not_keep_a_machine_alive(start: Start, disk: str, 
         os.kill(row["pid"], signal.SIGSTOP)
     assert bulkhead("stop").returncode == 0
     assert machine.wait() == ExitCode.KILLED
+
+
+def test_a_device_s_own_children_do_not_hold_its_channel(start: Start, tmp_path: Path, wait_until: Any) -> None:
+    device = tmp_path / "forking.py"
+    device.write_text(
+        "import os, time\n"
+        "from devproc.device import Queue, VirtioDevice\n"
+        "class Forking(VirtioDevice):\n"
+        "    device_id = 4\n    queues = (Queue('requests', size=8),)\n"
+        "    def start(self):\n"
+        "        if os.fork() == 0:\n"
+        "            time.sleep(6)\n"
+        "            os._exit(0)\n"
+    )
+    machine = start("--device", f"{device}:Forking")
+    machine.expect(PROMPT)
+    os.kill(machine.row("forking0")["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.row("forking0")["epoch"] == 2, "the restart")
+    machine.type("exit 1\n")
+    assert machine.wait() == 1
+    time.sleep(5)  # those children are the device's own; here they end by themselves
 
 
 @pytest.mark.slow
