@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -36,13 +37,14 @@ from launcher.rundir import machines, scratch_directory
 from launcher.start import Started, start
 from launcher.terminal import RawTerminal, size
 from proto.channel import Packet
-from proto.errors import BulkheadError
+from proto.errors import BulkheadError, ConfigError
 
 __all__ = ["add_arguments", "run"]
 
 NAME = "demo"
 MIB = 1 << 20
 WRITTEN = 64  # MiB
+ROOM = 2 * WRITTEN * MIB  # for that and the root disk's copy
 KILL_AT = WRITTEN // 2
 DISK_SIZE = WRITTEN * MIB
 RESTART_DEADLINE = 15.0  # seconds that a killed device may be away
@@ -110,6 +112,11 @@ def run(arguments: argparse.Namespace) -> int:
     interactive = os.isatty(0) and os.isatty(1) and os.tcgetpgrp(0) == os.getpgrp()
     with ending_signals() as signals, scratch_directory(NAME) as scratch:
         data = scratch / "data.img"
+        if (free := shutil.disk_usage(scratch).free) < ROOM:
+            raise ConfigError(
+                f"{scratch.parent} has {free // MIB} MiB left; the demo takes {ROOM // MIB}",
+                hint="Make room, or set XDG_CACHE_HOME to a directory that has it.",
+            )
         with open(data, "wb") as file:
             file.truncate(DISK_SIZE)
         facts = Facts()

@@ -231,6 +231,8 @@ def _choose_guest(read: _Reader, command: list[str]) -> str:
         return ""
     if bios == "none":
         raise ConfigError("--bios none starts a program in M-mode: which?", hint="Give it with --kernel FILE.")
+    if asked == "bundled" and read.flag("root"):
+        raise ConfigError("--root belongs to the Debian guest", hint="Give the disk with --disk.")
     if command and asked == "bundled":
         raise ConfigError("COMMAND runs in the Debian guest", hint="Leave out --guest bundled.")
     if asked or command or read.flag("root"):
@@ -379,6 +381,8 @@ def describe_device(spec: str) -> dict[str, Any]:
     from devproc.registry import DEVICES, describe
 
     if ".py:" not in spec:
+        if spec.endswith(".py"):
+            raise ConfigError(f"{spec}: which class?", hint=f"For example: {spec}:MyDevice")
         if spec not in DEVICES:
             raise ConfigError(
                 f"there is no device {spec}{did_you_mean(spec, DEVICES)}",

@@ -41,6 +41,8 @@ MAIN_SUITES = frozenset(
     ("oldoldstable", "oldstable", "stable", "testing", "unstable", "bullseye", "bookworm", "trixie", "forky", "sid")
 )
 
+ROOM = 1 << 20  # bytes; an apt that has failed where less is left has failed for that
+
 CONFIGURATION = """\
 #clear APT::Architectures;
 #clear APT::Update;
@@ -231,6 +233,8 @@ class Apt:
         # apt calls a list that it could not fetch a warning, and goes on with an older one or none.
         failed = re.findall(r"^(?:E|W): ((?:Failed to fetch|GPG error|The repository|Some index).*)$", complaints, re.M)
         if code or failed:
+            if shutil.disk_usage(self.directory).free < ROOM:  # apt itself may have found no place to say so
+                complaints += "\nE: No space left on device"
             raise _failure(verb, code, complaints)
 
 
@@ -310,7 +314,7 @@ def _failure(verb: str, code: int, complaints: str) -> ImagesError:
             f"the mirror's signature cannot be checked: {first}", hint="Update debian-archive-keyring."
         )
     if "No space left" in complaints:
-        return ImagesError(f"the disk is full: {first}", hint="The Debian guest needs about 300 MB in the cache.")
+        return ImagesError(f"the disk is full: {first}", hint="The Debian guest needs about 600 MB in the cache.")
     return ImagesError(f"apt: {first}")
 
 

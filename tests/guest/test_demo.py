@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conversation import BULKHEAD, Conversation, TerminalConversation
 
+from launcher.cli import main
+from launcher.exitcodes import ExitCode
 from launcher.images import Images
 
 
@@ -91,3 +94,12 @@ def test_without_a_mirror_it_says_so_and_runs_the_bundled_guest(
         demo.finish()
     assert "no Debian guest: this host's apt knows no Debian mirror" in heard
     assert "the bundled guest" in heard
+
+
+def test_a_cache_without_room_is_said_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3 << 20))
+    assert main(["demo", "--guest", "bundled"]) == ExitCode.ERROR
+    assert "has 3 MiB left; the demo takes 128" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import mirror as fake
 import pytest
@@ -175,6 +176,15 @@ def test_a_host_without_apt_is_told_so(host: Path, monkeypatch: pytest.MonkeyPat
 def test_a_mirror_that_does_not_answer_is_an_error_with_its_name(host: Path) -> None:
     (host / "sources.list").write_text("deb http://127.0.0.1:9/debian bookworm main\n")
     with pytest.raises(ImagesError, match=r"127\.0\.0\.1"):
+        ensure()
+
+
+def test_a_full_disk_is_named_even_where_apt_could_not_say_so(
+    host: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(mirror)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(ImagesError, match="the disk is full"):
         ensure()
 
 

@@ -68,7 +68,10 @@ def test_a_disk(text: object, expected: object) -> None:
     assert parse_disk(given(text)) == expected
 
 
-@pytest.mark.parametrize("text", ["", ",ro", "qcow:a.img", "delay:sm=5:a.img", "a.img,,,", "a.img,id=core", "a.img,id=has space", "a.img,id="])
+@pytest.mark.parametrize(
+    "text",
+    ["", ",ro", "qcow:a.img", "delay:sm=5:a.img", "a.img,,,", "a.img,id=core", "a.img,id=has space", "a.img,id="],
+)
 def test_a_disk_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_disk(given(text))
@@ -133,6 +136,11 @@ def test_an_unknown_device_is_corrected(capsys: pytest.CaptureFixture[str]) -> N
     assert "did you mean rng?" in failed(capsys, "run", "--guest", "bundled", "--device", "rnd")
 
 
+def test_a_device_file_without_a_class_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    text = failed(capsys, "run", "--guest", "bundled", "--device", "./mydev.py")
+    assert text == "bulkhead: ./mydev.py: which class?\n          For example: ./mydev.py:MyDevice"
+
+
 def test_two_devices_of_one_name_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("run", "--guest", "bundled", "--disk", "a,id=x", "--disk", "b,id=x", "--dry-run")
     assert "two devices are called x" in failed(capsys, *words)
@@ -151,6 +159,7 @@ def test_contradictions_are_refused(capsys: pytest.CaptureFixture[str], tmp_path
     assert "COMMAND runs in the Debian guest" in failed(capsys, "run", "--guest", "bundled", "--", "true")
     assert "leaves no terminal" in failed(capsys, "run", "--guest", "bundled", "--detach", "--serial", "stdio")
     assert "--bios none" in failed(capsys, "run", "--bios", "none")
+    assert "--root belongs to the Debian" in failed(capsys, "run", "--guest", "bundled", "--root", "my.ext4")
 
 
 def test_a_traceback_only_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
