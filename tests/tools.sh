@@ -9,10 +9,14 @@ e2fsprogs
 fish
 gcc-riscv64-unknown-elf
 gdb-multiarch
+iproute2
+libslirp0
 nbdkit
 opensbi
+passt
 qemu-system-misc
 qemu-utils
+tshark
 u-boot-qemu
 zsh
 "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -324,16 +326,24 @@ def test_a_capture_has_every_frame_and_survives_a_kill(start: Start, tmp_path: P
     card.skip_words()
     card.front.replay()
     card.send(header(), frame(b"again", to=OTHER, source=MAC))
-    data = path.read_bytes()
-    assert data[:8] == struct.pack("<IHH", 0xA1B23C4D, 2, 4)
-    frames, at = [], 24
-    while at < len(data):
-        captured, length = struct.unpack_from("<II", data, at + 8)
-        assert captured == length
-        frames.append(data[at + 16 : at + 16 + captured])
-        at += 16 + captured
-    assert frames == [
+    assert captured(path.read_bytes()) == [
         frame(b"out", to=OTHER, source=MAC),
         frame(b"in"),
         frame(b"again", to=OTHER, source=MAC),
     ]
+    if shutil.which("tshark"):
+        seen = subprocess.run(["tshark", "-r", str(path)], capture_output=True, text=True, timeout=60, check=True)
+        assert len(seen.stdout.splitlines()) == 3
+        assert "cut short" not in seen.stderr and "damaged" not in seen.stderr
+
+
+def captured(data: bytes) -> list[bytes]:
+    """The frames of a capture file."""
+    assert data[:8] == struct.pack("<IHH", 0xA1B23C4D, 2, 4)
+    frames, at = [], 24
+    while at < len(data):
+        size, length = struct.unpack_from("<II", data, at + 8)
+        assert size == length
+        frames.append(data[at + 16 : at + 16 + size])
+        at += 16 + size
+    return frames

@@ -93,16 +93,15 @@ def test_a_download_survives_kills_of_the_card(guest: Start, serve: Start, wait_
 
 def test_two_machines_exchange_data_over_a_hub(guest: Start, tmp_path: Path) -> None:
     hub = f"hub:{tmp_path}/hub"
-    receive = "nc -l -p 5000 >/root/got; sha256sum </root/got"
-    send = (
-        "head -c 40000000 /dev/urandom >/root/sent; until ping -c 1 -W 1 10.1.0.1 >/dev/null; do :; done; "
-        "until nc 10.1.0.1 5000 </root/sent; do sleep 0.2; done; sha256sum </root/sent"
+    serving = "cd /root; head -c 60000000 /dev/urandom >data; sha256sum <data; httpd -p 80 -h /root; nc -l -p 81"
+    getting = (
+        "until wget -q -O /root/got http://10.1.0.1/data; do sleep 0.2; done; sha256sum </root/got; "
+        "until echo over | nc 10.1.0.1 81; do sleep 0.2; done"
     )
-    one = guest("--net", f"{hub},ip=10.1.0.1/24", script=receive, name="one")
-    two = guest("--net", f"{hub},ip=10.1.0.2/24", script=send, name="two")
-    sent = two.finish().split()[-2]
-    assert re.fullmatch(r"[0-9a-f]{64}", sent)
-    assert sent in one.finish()
+    one = guest("--net", f"{hub},ip=10.1.0.1/24", script=serving, name="one")
+    two = guest("--net", f"{hub},ip=10.1.0.2/24", script=getting, name="two")
+    (got,) = re.findall(r"[0-9a-f]{64}", two.finish())
+    assert got in one.finish()
 
 
 def test_a_qemu_guest_and_ours_ping_each_other_over_a_stream(guest: Start, images: Images, tmp_path: Path) -> None:
