@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["Loop"]
 
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 
 class Loop:

@@ -55,6 +55,8 @@ FENCE_DEADLINE = 1.0  # seconds after SIGKILL until a process is called stuck
 CHANNEL_GRACE = 1.0  # seconds between a process's end-of-file and SIGKILL
 BACKOFF_FIRST = 0.05  # seconds before the second quick restart; doubles
 BACKOFF_LIMIT = 5.0
+PATIENCE = 1.0  # seconds until the client is told which devices a start waits for
+START_DEADLINE = 60.0  # seconds from START until a device serves
 YOUNG = 10.0  # a process that lived this long starts with a clean record
 PULSE = 5.0  # seconds between two looks at the devices' heartbeats, which are at least one a second
 HUNG = 3  # looks without a heartbeat until a device counts as hung
@@ -209,6 +211,20 @@ class Supervisor:
         member.give()
         with device_start(self.machine, member, self.shared, self._endpoint(member)) as (body, fds):
             member.started = member.child.send("START", body, fds)
+        child = member.child
+        self._loop.after(START_DEADLINE, lambda: self._check_started(member, child))
+
+    def _check_started(self, member: Member, child: Child) -> None:
+        """A device whose own start waits for ever, or loops, is given up; not one under a debugger."""
+        if member.child is not child or member.state != "starting" or is_traced(child.pid):
+            return
+        late = f"did not start within {START_DEADLINE:.0f} s"
+        self._log(f"{member.id} ({child.pid}) {late}")
+        if self.phase == "starting":
+            self.end("error", error=f"{member.id} {late}", hint=_tail(child.log), process=member.id)
+        elif self.phase == "running":
+            member.reason = late
+            self._fence(member)
 
     def _endpoint(self, member: Member) -> str:
         return self.directory.endpoint(member.id, member.epoch)
@@ -245,6 +261,13 @@ class Supervisor:
         for device in self.devices:
             device.ready = True
             self._start_device(device)
+        self._loop.after(PATIENCE, self._say_who_is_awaited)
+
+    def _say_who_is_awaited(self) -> None:
+        if self.phase == "starting":
+            for member in self.devices:
+                if member.state == "starting":
+                    self._tell("STATE", id=member.id, text=member.reason or "has not started yet")
 
     def _core_state(self, member: Member, packet: Packet) -> None:
         self._tell("STATE", id=member.id, text=packet.body.get("state", ""))

@@ -331,6 +331,19 @@ def test_a_device_that_hangs_is_replaced(start: Start, disk: str, wait_until: An
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_a_device_that_never_starts_is_given_up(start: Start, tmp_path: Path) -> None:
+    device = tmp_path / "waiting.py"
+    device.write_text(
+        "import time\nfrom devproc.device import VirtioDevice\n"
+        "class Waiting(VirtioDevice):\n    device_id = 4\n    def start(self): time.sleep(1000)\n"
+    )
+    machine = start("--device", f"{device}:Waiting")
+    assert machine.wait(100) == ExitCode.ERROR
+    assert "waiting0 did not start within 60 s" in machine.errors()
+
+
+@pytest.mark.slow
 def test_an_idle_device_is_left_alone(start: Start, disk: str) -> None:
     machine = start("--disk", disk, "--device", "rng", "--device", "mailbox")
     machine.expect(PROMPT)

@@ -15,6 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -228,3 +229,15 @@ def test_quitting_works_while_the_guest_takes_no_input(terminal: Callable[..., T
     user.type(b"\x01x")
     assert user.wait() == 0
     assert user.restored()
+
+
+def test_a_start_that_waits_for_a_device_says_so(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    device = tmp_path / "waiting.py"
+    device.write_text(
+        "import time\nfrom devproc.device import VirtioDevice\n"
+        "class Waiting(VirtioDevice):\n    device_id = 4\n    def start(self): time.sleep(1000)\n"
+    )
+    user = terminal("--device", f"{device}:Waiting")
+    user.expect(b"waiting0: has not started yet")
+    os.killpg(user.process.pid, signal.SIGINT)
+    assert user.wait() == ExitCode.KILLED
