@@ -158,7 +158,8 @@ class Console:
         if self.outcome is None:
             watch(self.keeper.fileno(), IN, lambda events: self._hear_keeper())
         if self.serial is not None:
-            wanted = IN if len(self._to_user) < MOST_OUTPUT else 0
+            begun = self.running or self.outcome is not None  # first comes RUNNING, which makes the terminal raw
+            wanted = IN if begun and len(self._to_user) < MOST_OUTPUT else 0
             wanted |= OUT if self._to_guest else 0
             watch(self.serial.fileno(), wanted, self._serve_serial)
         if self._takes_input():
