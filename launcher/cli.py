@@ -185,7 +185,7 @@ def _parse(verb: Verb, words: list[str]) -> argparse.Namespace:
     unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in names]
     if unknown:  # before argparse, which would first complain about what is missing
         raise _unknown_option(verb, unknown[0].partition("=")[0], names)
-    arguments, rest = parser.parse_known_args(words)
+    arguments, rest = parser.parse_known_intermixed_args(words)
     for word in rest:
         if word.startswith("-"):
             raise _unknown_option(verb, word, names)

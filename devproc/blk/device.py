@@ -38,6 +38,7 @@ SEG_MAX = 126  # data segments of one request: what fits a ring of 128 with head
 MAX_RANGE = 1 << 16  # sectors of one discard or write-zeroes segment: 32 MiB
 MAX_RANGES = 16
 SERVICE_NS = 1_000_000
+PHYSICAL_BLOCK = 4096  # the largest told: file systems take larger ones for sectors
 STOP_DEADLINE = 3.0  # seconds that requests under way may take at an orderly end; the rest comes again elsewhere
 _HEADER = struct.Struct("<IIQ")
 _RANGE = struct.Struct("<QII")
@@ -128,7 +129,8 @@ class BlockDevice(VirtioDevice):
         config.capacity = self._sectors
         config.seg_max = SEG_MAX
         config.blk_size = self.logical_block
-        config.physical_block_exp = max(0, self.disk.block_size.bit_length() - self.logical_block.bit_length())
+        physical = min(self.disk.block_size, PHYSICAL_BLOCK)
+        config.physical_block_exp = max(0, physical.bit_length() - self.logical_block.bit_length())
         config.min_io_size = 1
         config.opt_io_size = 0
         config.writeback = int(self.writeback)

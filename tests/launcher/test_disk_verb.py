@@ -121,7 +121,7 @@ def test_check_finds_and_repairs_what_qemu_img_finds(disk, image):
     assert disk("check", "x.qcow2")["errors"] == []
     leak("x.qcow2", 1)
     assert disk("check", "x.qcow2", code=3)["leaks"] == 1
-    assert disk("check", "x.qcow2", "--repair")["repaired"] == 1
+    assert disk("check", "--repair", "x.qcow2")["repaired"] == 1
     qemu_img("check", "x.qcow2")
     leak("x.qcow2", 0)
     assert disk("check", "x.qcow2", code=2)["errors"]
