@@ -10,6 +10,7 @@ A run replaces what is between the marks of the benchmarks it ran, and leaves ev
 from __future__ import annotations
 
 import datetime
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,8 @@ def section(name: str, peer: str, figures: Sequence[Figure]) -> str:
     """What stands between the marks."""
     rounds = max(figure.decisive.count for figure in figures)
     when = datetime.date.today().isoformat()
-    again = f"`python -m bench --only {name}`"
+    first = "chrt -r 1 " if os.sched_getscheduler(0) == os.SCHED_RR else ""  # before whatever else the host runs
+    again = f"`{first}python -m bench --only {name}`"
     return f"{table(peer, figures)}\n\n{again}; {when}, up to {rounds} rounds, on {host()}."
 
 

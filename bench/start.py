@@ -32,7 +32,7 @@ def command(words: Sequence[str]) -> Callable[[], float]:
 
     def once() -> float:
         begun = time.perf_counter()
-        subprocess.run(words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, timeout=DEADLINE, check=True)
+        subprocess.run(words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True)  # with a timeout, run() would poll
         return (time.perf_counter() - begun) * 1000
 
     return once
