@@ -24,6 +24,7 @@ DEVICES = {
     "blk": "devproc.blk.device:BlockDevice",
     "net": "devproc.net.device:NetDevice",
     "9p": "devproc.fs.ninep.device:NinePDevice",
+    "virtiofs": "devproc.fs.fuse.device:VirtioFsDevice",
     "rng": "devproc.rng:Entropy",
     "mailbox": "devproc.mailbox:Mailbox",
 }

@@ -112,7 +112,7 @@ RUN_OPTIONS = (
         "share",
         "list",
         "DIR,tag=TAG[,KEY=VALUE…]",
-        "a directory of the host for the guest, in the Debian guest mounted at /mnt/TAG; proto=9p: how "
+        "a directory of the host for the guest, in the Debian guest mounted at /mnt/TAG; proto=9p|virtiofs: how "
         "(default 9p); ro: read-only; repeatable",
         complete="file",
         group="devices",

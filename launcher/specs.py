@@ -152,7 +152,7 @@ def _check_addresses(given: Given, how: str, gateway: str) -> None:
         raise ConfigError(f"{given.source}: {error}", hint="ip= is dhcp, none, or for example 10.0.0.1/24") from None
 
 
-SHARE_DEVICES = {"9p": "9p"}  # --share …,proto=: the device
+SHARE_DEVICES = {"9p": "9p", "virtiofs": "virtiofs"}  # --share …,proto=: the device
 
 
 @dataclass(frozen=True)

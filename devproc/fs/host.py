@@ -198,7 +198,7 @@ def _reopen(fd: int, flags: int) -> int:
     """Open what an O_PATH descriptor stands for, if it is a regular file or a directory."""
     mode = mapped.attributes(fd).mode
     if stat.S_ISLNK(mode):
-        fail(errno.ELOOP)
+        fail(errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP)
     if stat.S_ISDIR(mode):
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             fail(errno.EISDIR)

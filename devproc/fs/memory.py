@@ -50,7 +50,7 @@ class Node:
         if changes.size is not None:
             self.resize(changes.size)
             self.mtime = now
-        if changes.mode is not None:
+        if changes.mode is not None and not stat.S_ISLNK(self.mode):
             self.mode = stat.S_IFMT(self.mode) | (changes.mode & PERMISSIONS)
         self.uid = self.uid if changes.uid is None else changes.uid
         self.gid = self.gid if changes.gid is None else changes.gid
@@ -62,7 +62,7 @@ class Node:
 
     def resize(self, size: int) -> None:
         if not stat.S_ISREG(self.mode):
-            fail(errno.EISDIR if stat.S_ISDIR(self.mode) else errno.EINVAL)
+            fail({stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}.get(stat.S_IFMT(self.mode), errno.ENXIO))
         if size > SIZE_MAX:
             fail(errno.EFBIG)
         if size < len(self.data):
@@ -141,7 +141,7 @@ class MemoryTree:
     def open(self, path: bytes, flags: int) -> OpenFile:
         node = self._find(path)
         if stat.S_ISLNK(node.mode):
-            fail(errno.ELOOP)
+            fail(errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP)
         if stat.S_ISDIR(node.mode):
             if flags & (os.O_ACCMODE | os.O_TRUNC):
                 fail(errno.EISDIR)
@@ -184,7 +184,9 @@ class MemoryTree:
         self._add(directory, name, stat.S_IFLNK | 0o777, owner).data[:] = target
 
     def link(self, existing: bytes, path: bytes) -> None:
-        node = self._find(existing)
+        source, old = self._place(existing)
+        self._place(path)
+        node = self._named(source, old)
         directory, name = self._free_place(path)
         if stat.S_ISDIR(node.mode):
             fail(errno.EPERM)
@@ -198,29 +200,37 @@ class MemoryTree:
         return bytes(node.data)
 
     def unlink(self, path: bytes) -> None:
-        node = self._find(path)
+        directory, name = self._place(path)
+        node = self._named(directory, name)
         if stat.S_ISDIR(node.mode):
             fail(errno.EISDIR)
-        self._unname(*self._place(path), node)
+        self._unname(directory, name, node)
 
     def rmdir(self, path: bytes) -> None:
         directory, name = self._place(path)
-        node = self._directory(path)
+        node = self._named(directory, name)
+        if not stat.S_ISDIR(node.mode):
+            fail(errno.ENOTDIR)
         if node.names:
             fail(errno.ENOTEMPTY)
         self._unname(directory, name, node)
 
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
-        node, (source, old_name), (target, new_name) = self._find(old), self._place(old), self._place(new)
+        (source, old_name), (target, new_name) = self._place(old), self._place(new)
         if flags & ~RENAME_NOREPLACE:
             fail(errno.EINVAL)
+        node = self._named(source, old_name)
+        if new_name in target.names and flags & RENAME_NOREPLACE:
+            fail(errno.EEXIST)
+        if old.startswith(new + b"/"):
+            fail(errno.ENOTEMPTY)
         if stat.S_ISDIR(node.mode) and new.startswith(old + b"/"):
             fail(errno.EINVAL)
         there = self.nodes.get(target.names.get(new_name, 0))
         if there is node:
             return
         if there is not None:
-            self._check_replaced(node, there, flags)
+            self._check_replaced(node, there)
             self._unname(target, new_name, there)
         del source.names[old_name]
         self._name(target, new_name, node)
@@ -270,6 +280,9 @@ class MemoryTree:
             node = self.nodes[node.names[name]]
         return node
 
+    def _named(self, directory: Node, name: bytes) -> Node:
+        return self.nodes[directory.names[name]] if name in directory.names else fail(errno.ENOENT)
+
     def _directory(self, path: bytes) -> Node:
         node = self._find(path)
         return node if stat.S_ISDIR(node.mode) else fail(errno.ENOTDIR)
@@ -311,9 +324,7 @@ class MemoryTree:
             del self.nodes[node.inode]
 
     @staticmethod
-    def _check_replaced(node: Node, there: Node, flags: int) -> None:
-        if flags & RENAME_NOREPLACE:
-            fail(errno.EEXIST)
+    def _check_replaced(node: Node, there: Node) -> None:
         if stat.S_ISDIR(there.mode):
             if not stat.S_ISDIR(node.mode):
                 fail(errno.EISDIR)

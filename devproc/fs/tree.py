@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -28,6 +29,8 @@ __all__ = [
     "Tree",
     "fail",
     "join",
+    "number_of",
+    "open_again",
     "parent",
 ]
 
@@ -194,3 +197,19 @@ def parent(path: bytes) -> tuple[bytes, bytes]:
         fail(errno.EBUSY)
     directory, _, name = path.rpartition(b"/")
     return directory, name
+
+
+def number_of(device: int, inode: int) -> int:
+    """One number for device and inode: the inode, its upper bits stirred by the device."""
+    return inode ^ (zlib.crc32(device.to_bytes(8, "little")) << 32)
+
+
+def open_again(tree: Tree, path: bytes, flags: int, identity: tuple[int, int] | None) -> OpenFile:
+    """Open a file as a predecessor of this process had it open. Raises OSError: ESTALE when another one, by device and
+    inode, has its path by now."""
+    file = tree.open(path, flags)
+    seen = file.attributes()
+    if (seen.device, seen.inode) != identity:
+        file.close()
+        fail(errno.ESTALE)
+    return file

@@ -9,8 +9,8 @@ from typing import Any
 
 from devproc.fs.ninep.files import READ_AT
 from devproc.fs.ninep.messages import Type
-from devproc.fs.ninep.session import QTDIR, QTFILE, QTSYMLINK, Session, answers, number_of
-from devproc.fs.tree import Entry, fail
+from devproc.fs.ninep.session import QTDIR, QTFILE, QTSYMLINK, Session, answers
+from devproc.fs.tree import Entry, fail, number_of
 
 V9FS_MAGIC = 0x01021997
 DT_DIR, DT_LNK = 4, 10

@@ -9,14 +9,13 @@ nothing to do.
 from __future__ import annotations
 
 import errno
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from devproc.fs.journal import Journal
 from devproc.fs.ninep.fids import Fid, Fids
 from devproc.fs.ninep.messages import HEADER, REQUESTS, Qid, Type, decode, encode, encode_error
-from devproc.fs.tree import Attributes, OpenFile, Tree, fail
+from devproc.fs.tree import Attributes, OpenFile, Tree, fail, number_of, open_again
 from devproc.request import Request
 from proto.errors import BackendError
 
@@ -113,12 +112,7 @@ class Session:
         if fid.file is None:
             if fid.gone:
                 fail(errno.ESTALE)
-            file = self.tree.open(fid.path, fid.flags)
-            seen = file.attributes()
-            if (seen.device, seen.inode) != fid.identity:
-                file.close()
-                fail(errno.ESTALE)
-            fid.file = file
+            fid.file = open_again(self.tree, fid.path, fid.flags, fid.identity)
         return fid.file
 
     def attributes(self, fid: Fid) -> Attributes:
@@ -132,8 +126,3 @@ def qid(seen: Attributes) -> Qid:
     """A file's qid. The version is never 0, which would mean that the file must not be cached."""
     kind = {S_IFDIR: QTDIR, S_IFLNK: QTSYMLINK}.get(seen.mode & S_IFMT, QTFILE)
     return Qid(kind, (seen.mtime ^ seen.size) & 0xFFFFFFFF or 1, number_of(seen.device, seen.inode))
-
-
-def number_of(device: int, inode: int) -> int:
-    """One number for device and inode: the inode, its upper bits stirred by the device."""
-    return inode ^ (zlib.crc32(device.to_bytes(8, "little")) << 32)

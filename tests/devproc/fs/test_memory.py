@@ -36,7 +36,7 @@ def outcome(tree, call):
     if call[0] == "entries":
         return [(entry.name, entry.kind) for entry in result]
     if call[0] == "stat":
-        return result.mode, result.nlink, 0 if result.directory else result.size
+        return result.mode if result.directory else (result.mode, result.nlink, result.size)
     return result
 
 

@@ -1,0 +1,65 @@
+"""virtio-fs (virtio 1.2, 5.11): a shared directory for `mount -t virtiofs`. No DAX window.
+
+Nodes and handles of the session are kept in memory that the supervisor holds, so that a mount outlives this process.
+"""
+
+from __future__ import annotations
+
+import os
+
+from devproc.device import Queue, VirtioDevice
+from devproc.fs.fuse import attributes, connection, directories, files, names
+from devproc.fs.fuse.session import ANSWERS, Session
+from devproc.fs.journal import Journal, make_memory
+from devproc.fs.share import check_tag, open_tree
+from devproc.properties import Property
+from devproc.request import Request
+from native import Array, Record, plain, u8, u32
+from proto.virtio import DeviceId
+
+__all__ = ["VirtioFsDevice"]
+
+JOURNAL = "nodes"  # the descriptor's name with the supervisor
+GROUPS = (attributes, connection, directories, files, names)  # imported: they enter ANSWERS
+assert ANSWERS
+
+
+class FsConfig(Record):
+    """5.11.4: struct virtio_fs_config."""
+
+    tag: Array[u8] = plain(count=36)
+    num_request_queues: u32
+
+
+class VirtioFsDevice(VirtioDevice):
+    """A directory of the host, for mount -t virtiofs."""
+
+    device_id = DeviceId.FS
+    queues = (Queue("hiprio", size=128), Queue("requests", size=1024))
+    Config = FsConfig
+
+    tag = Property(str, help="the name under which the guest mounts it")
+    ro = Property(bool, False, "refuse whatever would change something")
+
+    def start(self) -> None:
+        os.umask(0)  # the guest has its own
+        for place, byte in enumerate(check_tag(self.tag)):
+            self.config.tag[place] = byte
+        self.config.num_request_queues = 1
+        self._tree = open_tree(self.backend, self.ro)
+        fd = self.descriptors.pop(JOURNAL, None)
+        if fd is None:
+            fd = make_memory(JOURNAL)
+            self.store(JOURNAL, fd)
+        self._session = Session(self._tree, Journal(fd))
+        os.close(fd)
+
+    def stop(self) -> None:
+        self._session.nodes.close_files()
+        self._tree.close()
+
+    def reset(self) -> None:
+        self._session.nodes.clear()
+
+    def handle(self, request: Request) -> None:
+        self._session.handle(request)

@@ -1,0 +1,94 @@
+"""LOOKUP, MKDIR, MKNOD, SYMLINK, LINK, READLINK, UNLINK, RMDIR, RENAME, RENAME2: names in directories."""
+
+from __future__ import annotations
+
+from devproc.fs.fuse.messages import Header, Opcode
+from devproc.fs.fuse.session import Session, answers
+from devproc.fs.tree import Attributes, join
+
+RENAME_EXCHANGE = 2
+
+
+@answers(Opcode.LOOKUP)
+def lookup(session: Session, header: Header, name: bytes) -> bytes:
+    return session.entry(join(session.path(header.nodeid), name))
+
+
+@answers(Opcode.MKDIR)
+def mkdir(session: Session, header: Header, mode: int, umask: int, name: bytes) -> bytes:
+    path = join(session.path(header.nodeid), name)
+    session.tree.mkdir(path, mode, session.owner(header))
+    return session.entry(path)
+
+
+@answers(Opcode.MKNOD)
+def mknod(session: Session, header: Header, mode: int, rdev: int, umask: int, padding: int, name: bytes) -> bytes:
+    path = join(session.path(header.nodeid), name)
+    session.tree.mknod(path, mode, rdev, session.owner(header))
+    return session.entry(path)
+
+
+@answers(Opcode.SYMLINK)
+def symlink(session: Session, header: Header, name: bytes, target: bytes) -> bytes:
+    """The target is the guest's business: nothing here ever follows it."""
+    path = join(session.path(header.nodeid), name)
+    session.tree.symlink(path, target, session.owner(header))
+    return session.entry(path)
+
+
+@answers(Opcode.LINK)
+def link(session: Session, header: Header, existing: int, name: bytes) -> bytes:
+    path = join(session.path(header.nodeid), name)
+    session.tree.link(session.path(existing), path)
+    return session.entry(path)
+
+
+@answers(Opcode.READLINK)
+def readlink(session: Session, header: Header) -> bytes:
+    return session.tree.readlink(session.path(header.nodeid))
+
+
+@answers(Opcode.UNLINK)
+def unlink(session: Session, header: Header, name: bytes) -> bytes:
+    path = join(session.path(header.nodeid), name)
+    session.tree.unlink(path)
+    session.nodes.unlinked(path)
+    return b""
+
+
+@answers(Opcode.RMDIR)
+def rmdir(session: Session, header: Header, name: bytes) -> bytes:
+    path = join(session.path(header.nodeid), name)
+    session.tree.rmdir(path)
+    session.nodes.unlinked(path)
+    return b""
+
+
+@answers(Opcode.RENAME)
+def rename(session: Session, header: Header, newdir: int, old: bytes, new: bytes) -> bytes:
+    _move(session, join(session.path(header.nodeid), old), join(session.path(newdir), new), 0)
+    return b""
+
+
+@answers(Opcode.RENAME2)
+def rename2(session: Session, header: Header, newdir: int, flags: int, padding: int, old: bytes, new: bytes) -> bytes:
+    _move(session, join(session.path(header.nodeid), old), join(session.path(newdir), new), flags)
+    return b""
+
+
+def _move(session: Session, old: bytes, new: bytes, flags: int) -> None:
+    """renameat2(2), which does nothing when both names are the same file's."""
+    before = session.tree.stat(old)
+    session.tree.rename(old, new, flags)
+    if flags & RENAME_EXCHANGE:
+        session.nodes.exchanged(old, new)
+    elif old != new and not _still(session, old, before):
+        session.nodes.renamed(old, new)
+
+
+def _still(session: Session, path: bytes, before: Attributes) -> bool:
+    try:
+        after = session.tree.stat(path)
+    except OSError:
+        return False
+    return (before.device, before.inode) == (after.device, after.inode)

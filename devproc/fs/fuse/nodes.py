@@ -1,0 +1,194 @@
+"""What a FUSE guest refers to: nodes (files it has looked up, until it forgets them) and handles (files it has open).
+
+Both are plain data, kept in a journal that outlives the process: nodes under their numbers, handles under theirs
+negated. What a process makes of a handle, the open file and the directory listing, a successor makes again when it is
+used.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+
+from devproc.fs.journal import Journal
+from devproc.fs.tree import ROOT, Attributes, Entry, OpenFile, fail
+
+__all__ = ["ROOT_NODE", "Handle", "Node", "Nodes"]
+
+ROOT_NODE = 1
+MAX_NODES = 1 << 18
+MAX_HANDLES = 1 << 16
+Identity = tuple[int, int]  # device and inode
+
+
+@dataclass
+class Node:
+    """One file: the names by which it was found and still is, as paths, and how often the guest holds it."""
+
+    number: int
+    identity: Identity
+    paths: list[bytes]
+    lookups: int = 0
+
+    @property
+    def path(self) -> bytes:
+        """Where it is. Raises OSError ESTALE when it has no name any more."""
+        return self.paths[-1] if self.paths else fail(errno.ESTALE)
+
+
+@dataclass
+class Handle:
+    """One open file."""
+
+    number: int
+    node: int
+    flags: int
+    file: OpenFile | None = None
+    listing: list[Entry] | None = field(default=None)
+
+
+class Nodes:
+    """All nodes and handles of a session, kept in `journal`."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._nodes: dict[int, Node] = {}
+        self._by_identity: dict[Identity, Node] = {}
+        self._by_path: dict[bytes, Node] = {}
+        self.handles: dict[int, Handle] = {}
+        for number, value in journal.table.items():
+            if number < 0:
+                self.handles[-number] = Handle(-number, *value)
+            else:
+                identity, paths, lookups = value
+                self._enter(Node(number, (identity[0], identity[1]), paths, lookups))
+        self._next_node = max([ROOT_NODE, *self._nodes]) + 1
+        self._next_handle = max([0, *self.handles]) + 1
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def get(self, number: int) -> Node:
+        """Raises OSError ESTALE."""
+        if number == ROOT_NODE:
+            return Node(ROOT_NODE, (0, 0), [ROOT])
+        found = self._nodes.get(number)
+        return found if found is not None else fail(errno.ESTALE)
+
+    def found(self, path: bytes, seen: Attributes) -> Node:
+        """The guest looked this up: its node, held once more. Raises OSError ENFILE."""
+        identity = (seen.device, seen.inode)
+        there = self._by_path.get(path)
+        if there is not None and there.identity != identity:
+            self.unlinked(path)
+        node = self._by_identity.get(identity)
+        if node is None:
+            if len(self._nodes) >= MAX_NODES:
+                fail(errno.ENFILE)
+            node = Node(self._next_node, identity, [])
+            self._next_node += 1
+            self._enter(node)
+        if path not in node.paths:
+            node.paths.append(path)
+            self._by_path[path] = node
+        node.lookups += 1
+        self._keep(node)
+        return node
+
+    def forget(self, number: int, lookups: int) -> None:
+        """The guest holds it so many times less."""
+        node = self._nodes.get(number)
+        if node is None:
+            return
+        node.lookups -= lookups
+        if node.lookups > 0:
+            self._keep(node)
+            return
+        del self._nodes[number]
+        del self._by_identity[node.identity]
+        for path in node.paths:
+            del self._by_path[path]
+        self._journal.drop(number)
+
+    def unlinked(self, path: bytes) -> None:
+        """Nothing is at `path` any more."""
+        node = self._by_path.pop(path, None)
+        if node is not None:
+            node.paths.remove(path)
+            self._keep(node)
+
+    def renamed(self, old: bytes, new: bytes) -> None:
+        """What was at `old`, and below, is at `new` now; what was at `new` is gone."""
+        self.unlinked(new)
+        self._move({old: new})
+
+    def exchanged(self, one: bytes, other: bytes) -> None:
+        """What was at each path, and below, is at the other."""
+        self._move({one: other, other: one})
+
+    def _move(self, moves: dict[bytes, bytes]) -> None:
+        changed = [path for path in self._by_path if _moved(path, moves) != path]
+        taken = [(path, self._by_path.pop(path)) for path in changed]
+        for path, node in taken:
+            node.paths[node.paths.index(path)] = _moved(path, moves)
+            self._by_path[_moved(path, moves)] = node
+        for _, node in taken:
+            self._keep(node)
+
+    # -- handles ---------------------------------------------------------------------------------------------------
+
+    def opened(self, node: int, flags: int, file: OpenFile) -> Handle:
+        """A new handle. Raises OSError EMFILE."""
+        if len(self.handles) >= MAX_HANDLES:
+            file.close()
+            fail(errno.EMFILE)
+        handle = Handle(self._next_handle, node, flags, file)
+        self._next_handle += 1
+        self.handles[handle.number] = handle
+        self._journal.put(-handle.number, [node, flags])
+        return handle
+
+    def handle(self, number: int) -> Handle:
+        """Raises OSError EBADF."""
+        found = self.handles.get(number)
+        return found if found is not None else fail(errno.EBADF)
+
+    def released(self, number: int) -> None:
+        """The handle is gone."""
+        handle = self.handles.pop(number, None)
+        if handle is None:
+            return
+        if handle.file is not None:
+            handle.file.close()
+        self._journal.drop(-number)
+
+    def clear(self) -> None:
+        """A new session begins."""
+        self.close_files()
+        self._nodes.clear()
+        self._by_identity.clear()
+        self._by_path.clear()
+        self.handles.clear()
+        self._journal.clear()
+
+    def close_files(self) -> None:
+        """The end of this process, not of the session."""
+        for handle in self.handles.values():
+            if handle.file is not None:
+                handle.file.close()
+                handle.file = None
+
+    def _enter(self, node: Node) -> None:
+        self._nodes[node.number] = node
+        self._by_identity[node.identity] = node
+        self._by_path.update(dict.fromkeys(node.paths, node))
+
+    def _keep(self, node: Node) -> None:
+        self._journal.put(node.number, [node.identity, node.paths, node.lookups])
+
+
+def _moved(path: bytes, moves: dict[bytes, bytes]) -> bytes:
+    """Where a path leads when these, and what is below them, have moved."""
+    for old, new in moves.items():
+        if path == old or path.startswith(old + b"/"):
+            return new + path[len(old) :]
+    return path
