@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import os
 import random
 import subprocess
 import sys
@@ -16,18 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from available import missing
 
 from launcher.images import Images, ImagesError, ensure
 
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 DEADLINE = 240.0
-
-
-def missing(what: str) -> None:
-    """Skip, except in CI, where everything must be there."""
-    if os.environ.get("CI"):
-        pytest.fail(f"not available: {what}")
-    pytest.skip(f"needs {what}")
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import missing
+from available import missing
 
 from launcher.images import KERNEL_COMMAND_LINE, Command, GuestCard, Images, network_archive
 
@@ -128,6 +129,30 @@ def test_a_qemu_guest_and_ours_ping_each_other_over_a_stream(guest: Start, image
     printed = ours.finish()
     assert " 0% packet loss" in printed
     assert "over" in printed
+
+
+def test_passt_leases_an_address_over_a_stream(guest: Start, tmp_path: Path) -> None:
+    passt = shutil.which("passt")
+    if passt is None:
+        missing("passt")
+    with tempfile.TemporaryDirectory(prefix="bh-", dir="/tmp") as place:
+        os.chmod(place, 0o777)  # passt gives up root's rights before it makes the socket
+        words = [passt, "--foreground", "--socket", f"{place}/passt"]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(Path(place) / "passt", process)
+            printed = guest("--net", f"stream:unix:{place}/passt,ip=dhcp", script="ip addr show eth0").finish()
+        finally:
+            process.kill()
+            process.wait()
+    assert re.search(r"inet \d", printed)
+
+
+def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
+    """Until a process has made its socket."""
+    while not path.exists():
+        if process.poll() is not None:
+            pytest.skip(f"passt does not start here: it ended with status {process.returncode}")
 
 
 def test_a_tap_in_a_namespace_of_its_own(images: Images, serve: Start, tmp_path: Path) -> None:
