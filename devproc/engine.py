@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from devproc.blk.fast import block_loop
-from devproc.loop import call, flush_and_call, wait_for_work
+from devproc.loop import account, call, flush_and_call, wait_for_work
 from devproc.net.fast import net_loop
 from native import Unit
 from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
@@ -29,6 +29,7 @@ from proto.ring import (
 __all__ = ["EXPORTS", "load_engine"]
 
 EXPORTS: list[Any] = [
+    account,
     block_loop,
     call,
     call_again,

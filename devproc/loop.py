@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from native import Array, Record, fn, monotonic_ns, pause, plain, u32, u64
+from native import Array, Record, fn, monotonic_ns, pause, plain, u32, u64, wrap64
 from proto.pages import (
     MAX_QUEUES,
     CoreToDevice,
     DeviceToCore,
     LinkMode,
+    QueueStatistics,
     device_lies_down,
     device_quiet,
     device_wakes,
@@ -33,6 +34,7 @@ __all__ = [
     "SPIN_MAX",
     "Loop",
     "Reason",
+    "account",
     "begin_turn",
     "flush_and_call",
     "lie_down",
@@ -221,3 +223,12 @@ def wait_for_work(loop: Loop, service_ns: u64) -> u32:
     if look(loop) or not rest(loop):
         return Reason.WORK
     return Reason.SLEEP
+
+
+@fn
+def account(ring: Ring, read: u64, written: u64, errors: u64) -> None:
+    """Count what a request handled in Python has moved, and whether it failed."""
+    statistics = QueueStatistics(ring.statistics)
+    statistics.bytes_read = wrap64(statistics.bytes_read + read)
+    statistics.bytes_written = wrap64(statistics.bytes_written + written)
+    statistics.errors = wrap64(statistics.errors + errors)

@@ -215,7 +215,12 @@ class Queues:
         if request.deferred:
             self._remember(ring, request)
         else:
-            self._engine.ring_put(ring, self.chain, min(request.written, 0xFFFFFFFF))
+            self._put(ring, request)
+
+    def _put(self, ring: Ring, request: Request) -> None:
+        if request.failed or request.bytes_read or request.bytes_written:
+            self._engine.account(ring, request.bytes_read, request.bytes_written, int(request.failed))
+        self._engine.ring_put(ring, self.chain, min(request.written, 0xFFFFFFFF))
 
     def _request(self, ring: Ring) -> Request:
         at = self._chain_at
@@ -243,7 +248,7 @@ class Queues:
             request.finish = lambda: None
             self._deferred -= 1
             self._view[self._chain_at : self._chain_at + used] = kept
-            self._engine.ring_put(ring, self.chain, min(request.written, 0xFFFFFFFF))
+            self._put(ring, request)
             self._engine.flush_and_call(self.loop, ring)
 
         request.finish = finish

@@ -29,8 +29,11 @@ class Request:
         "_slice",
         "_writable",
         "again",
+        "bytes_read",
+        "bytes_written",
         "deferred",
         "error",
+        "failed",
         "finish",
         "head",
         "queue",
@@ -54,6 +57,10 @@ class Request:
         self.head = head
         self.error = error
         self.again = again  # a predecessor of this process had taken it before: it may have been carried out already
+        self.bytes_read = self.bytes_written = (
+            0  # for the statistics: what the guest read and wrote, as the device sees it
+        )
+        self.failed = False
         self.readable = sum(buffer.length for buffer in readable)
         self.writable = sum(buffer.length for buffer in writable)
         self.written = 0

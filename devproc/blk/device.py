@@ -209,6 +209,7 @@ class BlockDevice(VirtioDevice):
             self._answer(request, BlkStatus.IOERR)
 
     def _answer(self, request: Request, status: int) -> None:
+        request.failed = status != BlkStatus.OK
         request.write_at(request.writable - 1, bytes([status]))
 
     def _in(self, request: Request, kind: int, sector: int) -> int:
@@ -216,6 +217,7 @@ class BlockDevice(VirtioDevice):
         if not self._in_range(sector, size):
             return BlkStatus.IOERR
         self.disk.preadv(request.views(0, size), sector * BLK_SECTOR_SIZE)
+        request.bytes_read = size
         return BlkStatus.OK
 
     def _out(self, request: Request, kind: int, sector: int) -> int:
@@ -224,6 +226,7 @@ class BlockDevice(VirtioDevice):
             return BlkStatus.IOERR
         views = request.views_readable(_HEADER.size, size)
         self.disk.pwritev(views, sector * BLK_SECTOR_SIZE, self._write_through())
+        request.bytes_written = size
         return BlkStatus.OK
 
     def _flush(self, request: Request, kind: int, sector: int) -> int:

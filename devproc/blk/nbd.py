@@ -169,6 +169,7 @@ class Nbd:
         self._where = where
         self._lock = threading.Lock()
         self._closed = False
+        self._failed, self._why = 0.0, ""  # the last attempt to connect again that failed
         try:
             self._connection = _Connection(connect(self.timeout), name)
         except OSError as error:
@@ -245,27 +246,30 @@ class Nbd:
     # -- connections -----------------------------------------------------------------------------------------------
 
     def _call(self, command: Command, offset: int, size: int, flags: int = 0, payload: bytes = b"") -> bytes:
-        end = time.monotonic() + self.patience
+        begin = time.monotonic()
+        end = begin + self.patience
         while True:
-            connection = self._connected(end)
+            connection = self._connected(begin, end)
             try:
                 return connection.call(command, flags, offset, size, payload, self.timeout)
             except _Lost as error:
                 if self._closed or time.monotonic() > end:
                     raise BackendError(f"{self._where}: {error}", errno=110) from error
 
-    def _connected(self, end: float) -> _Connection:
-        """The connection, made again if it broke; whoever comes first makes it, the others wait."""
+    def _connected(self, begin: float, end: float) -> _Connection:
+        """The connection, made again if it broke: by whoever comes first, while the others wait."""
         pause = PAUSE
         with self._lock:
             while self._connection.broken:
+                if self._failed > begin and (self._closed or time.monotonic() + pause > end):
+                    raise BackendError(f"{self._where}: {self._why}", errno=110)
+                if self._failed > begin:
+                    time.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
                 try:
                     self._connection = self._again()
                 except OSError as error:
-                    if self._closed or time.monotonic() + pause > end:
-                        raise BackendError(f"{self._where}: {error.strerror or error}", errno=110) from error
-                    time.sleep(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                    self._failed, self._why = time.monotonic(), error.strerror or str(error)
             return self._connection
 
     def _again(self) -> _Connection:

@@ -8,6 +8,7 @@ import struct
 import pytest
 from conftest import BUFFERS, Disk
 
+from proto.pages import queue_statistics
 from proto.virtio import BlkType
 
 SLOW = '''
@@ -63,6 +64,9 @@ def test_both_paths_answer_alike(pair, tmp_path):
         request = some_request(rng)
         results = [disk.request(**request) for disk in pair]
         assert results[0] == results[1], (number, request)
+    counters = [queue_statistics(disk.front.device_page.view, 0) for disk in pair]
+    for name in ("requests", "bytes_read", "bytes_written", "errors"):
+        assert getattr(counters[0], name) == getattr(counters[1], name), name
     images = [(tmp_path / f"disk{index}.img").read_bytes() for index in range(2)]
     assert images[0] == images[1]
 

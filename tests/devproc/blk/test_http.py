@@ -215,10 +215,19 @@ def test_a_block_of_the_wrong_size_is_an_error_of_that_request(server, split, op
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "{block_size: 3, n_block: 1}", "{block_size: 256, n_block: 0}", "{block_size: 256, n_block: 99999999999999}",
-     "{block_size: 256, n_block: 2, prefetch: [2]}", "{block_size: 256, n_block: 2, prefetch: [1, 1]}",
-     "{block_size: 1048576, n_block: 1}", "[" * 10000],
-)  # fmt: skip
+    [
+        "",
+        "{}",
+        "{block_size: 3, n_block: 1}",
+        "{block_size: 256, n_block: 0}",
+        "{block_size: 256, n_block: 99999999999999}",
+        "{block_size: 256, n_block: 2, prefetch: [2]}",
+        "{block_size: 256, n_block: 2, prefetch: [1, 1]}",
+        "{block_size: 1048576, n_block: 1}",
+        "[" * 10000,
+    ],
+    ids=range(9),
+)
 def test_a_description_that_does_not_add_up_is_refused(text):
     with pytest.raises(ConfigError):
         parse_split(text, "http://x/blk.txt")

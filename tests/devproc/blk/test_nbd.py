@@ -155,6 +155,32 @@ def test_a_server_that_hangs_is_an_error_of_that_request(serve, image, tmp_path)
     disk.close()
 
 
+def test_a_server_that_is_gone_is_an_error_of_all_who_wait_and_it_may_come_back(serve, image, tmp_path):
+    words = nbdkit(tmp_path, "file", image)
+    process = serve(*words, path=tmp_path / "s")
+    disk = open_backend(f"nbd+unix:timeout=1:patience=0:///?socket={tmp_path}/s")
+    process.kill()
+    process.wait()
+    os.unlink(tmp_path / "s")
+    failed = []
+
+    def reader():
+        with contextlib.suppress(BackendError):
+            read(disk, 0, 512)
+            return
+        failed.append(1)
+
+    readers = [threading.Thread(target=reader) for _ in range(8)]
+    for thread in readers:
+        thread.start()
+    for thread in readers:
+        thread.join(5)
+    assert len(failed) == 8
+    serve(*words, path=tmp_path / "s")
+    assert read(disk, 0, 512) == CONTENT[:512]
+    disk.close()
+
+
 def test_an_error_of_the_server_is_one_of_that_request(serve, image, tmp_path):
     flag = tmp_path / "now"
     serve(*nbdkit(tmp_path, "--filter=error", "file", image, "error=ENOSPC", "error-rate=100%", f"error-file={flag}"),
