@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.blk_ring import make_image
@@ -83,10 +84,13 @@ def linux(run: Run, folder: Path) -> Iterator[Figure]:
             sides = speed(ours, size, line), speed(theirs, size, line)
             for side in sides:
                 side()  # warm up
-            values = alternate(
-                *sides, rounds=run.rounds(5), progress=lambda text, of=what: run.progress(f"{of}: {text}")
-            )
+            progress = partial(_progress, run, what)
+            values = alternate(*sides, rounds=run.rounds(5), progress=progress)
             yield Figure.compared(f"Debian: {what}", "MiB/s", compare(*values))
+
+
+def _progress(run: Run, what: str, text: str) -> None:
+    run.progress(f"{what}: {text}")
 
 
 def measure(run: Run) -> Iterator[Figure]:

@@ -270,7 +270,7 @@ def _sleep_on_eventfd(driver: Driver) -> None:
 @cache
 def load_driver() -> Any:
     """The driver's functions, and the core's half of the control pages."""
-    exports = [
+    exports: list[Any] = [
         publish,
         notify,
         take_used,

@@ -95,7 +95,7 @@ class Console:
 
     def ask(self, line: str, prompt: bytes, deadline: float) -> bytes:
         """Type a line to a shell; what comes until its next prompt."""
-        self.type(line.encode() + b"\n")
+        self.type_in(line.encode() + b"\n")
         return self.until(prompt, deadline)
 
     def finish(self, deadline: float) -> bytes:
@@ -106,7 +106,7 @@ class Console:
                 return self.output
         raise RuntimeError(f"it did not end within {deadline:.0f} s: {self.output[-1500:]!r}")
 
-    def type(self, text: bytes) -> None:
+    def type_in(self, text: bytes) -> None:
         """Send to the guest."""
         assert self.process.stdin is not None
         self.process.stdin.write(text)

@@ -54,7 +54,7 @@ class BareZmq:
 
     def __init__(self, folder: str) -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self.socket.linger = 0
+        self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(f"ipc://{folder}/echo")
         self.process = subprocess.Popen([sys.executable, "-c", ECHO_ZMQ, f"ipc://{folder}/echo"])
 

@@ -109,4 +109,5 @@ class StorageDaemon:
             if not part:
                 raise ConnectionError("qemu-storage-daemon went away")
             data += part
-        return struct.unpack_from("<Q", data, 12)[0]
+        value: int = struct.unpack_from("<Q", data, 12)[0]
+        return value
