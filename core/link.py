@@ -208,11 +208,8 @@ class DeviceLink:
 
     def receive(self) -> None:
         """Handle every message that has arrived. A malformed one is reported and dropped; the session goes on."""
-        while self.socket is not None:
-            try:
-                data = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while self.socket is not None and int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            data = self.socket.recv(zmq.NOBLOCK)
             self.received += 1
             try:
                 message = decode(data)
