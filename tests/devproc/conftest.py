@@ -83,6 +83,20 @@ def start():
 
 
 @pytest.fixture
+def attach(start):
+    """Starts a disk on any backend and returns a `Disk`."""
+
+    def begin(uri: str, properties=None) -> Disk:
+        front = start("blk", properties, backend=uri)
+        front.negotiate()
+        layout = front.add_queue(0, 256)
+        front.driver_ok()
+        return Disk(front, layout)
+
+    return begin
+
+
+@pytest.fixture
 def disk(start, tmp_path):
     """Starts a disk on an image of the given content and returns a `Disk`."""
 

@@ -68,6 +68,14 @@ def test_a_disk(text: object, expected: object) -> None:
     assert parse_disk(given(text)) == expected
 
 
+def test_a_bare_path_is_a_raw_image_and_never_another(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"QFI\xfb")
+    with pytest.raises(ConfigError, match="is a qcow2 image") as caught:
+        parse_disk(given(f"{tmp_path}/x"))
+    assert f"qcow2:{tmp_path}/x" in caught.value.hint
+    assert parse_disk(given(f"file:{tmp_path}/x"))[0] == f"file:{tmp_path}/x"
+
+
 @pytest.mark.parametrize(
     "text",
     ["", ",ro", "qcow:a.img", "delay:sm=5:a.img", "a.img,,,", "a.img,id=core", "a.img,id=has space", "a.img,id="],

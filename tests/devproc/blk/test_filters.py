@@ -8,11 +8,11 @@ import threading
 import time
 
 import pytest
-from conftest import Disk
 from disk_model import random_requests, read, write
 
 from devproc.blk.backend import open_backend
 from proto.errors import BackendError
+from proto.pages import queue_statistics
 from proto.virtio import BlkStatus, BlkType
 
 SIZE = 1 << 20
@@ -109,21 +109,9 @@ def test_pause_holds_requests_until_the_file_is_gone(image, opened, tmp_path):
     assert not writer.is_alive() and image.read_bytes()[:512] == b"x" * 512
 
 
-@pytest.fixture
-def served(start):
-    def begin(uri: str) -> Disk:
-        front = start("blk", backend=uri)
-        front.negotiate()
-        layout = front.add_queue(0, 256)
-        front.driver_ok()
-        return Disk(front, layout)
-
-    return begin
-
-
-def test_requests_wait_beside_each_other(served, image):
+def test_requests_wait_beside_each_other(attach, image):
     """Eight requests of 200 ms each take far less than eight times that, in a real device process."""
-    disk = served(f"delay:ms=200:{image}")
+    disk = attach(f"delay:ms=200:{image}")
     begin = time.monotonic()
     for slot in range(8):
         disk.submit(slot, BlkType.IN, slot * 8, room=4096)
@@ -137,17 +125,17 @@ def test_requests_wait_beside_each_other(served, image):
     assert disk.front.stop() == 0
 
 
-def test_an_error_is_one_of_that_request(served, image):
-    disk = served(f"delay:ms=0:error:start=4k:end=8k:{image}")
+def test_an_error_is_one_of_that_request(attach, image):
+    disk = attach(f"delay:ms=0:error:start=4k:end=8k:{image}")
     assert disk.request(BlkType.IN, 8, room=512)[0] == BlkStatus.IOERR
     assert disk.request(BlkType.IN, 0, room=512) == (BlkStatus.OK, image.read_bytes()[:512])
     assert disk.front.stop() == 0
 
 
-def test_a_held_disk_that_is_killed_finishes_in_its_successor(served, image, tmp_path):
+def test_a_held_disk_that_is_killed_finishes_in_its_successor(attach, image, tmp_path):
     held = tmp_path / "held"
     held.touch()
-    disk = served(f"pause:when={held}:{image}")
+    disk = attach(f"pause:when={held}:{image}")
     data = [os.urandom(512) for _ in range(5)]
     for slot, block in enumerate(data):
         disk.submit(slot, BlkType.OUT, slot, block)
@@ -161,10 +149,25 @@ def test_a_held_disk_that_is_killed_finishes_in_its_successor(served, image, tmp
     assert disk.front.stop() == 0
 
 
-def test_an_orderly_end_does_not_wait_for_a_held_disk(served, image, tmp_path):
+def test_a_reset_waits_for_what_is_under_way(attach, image):
+    """RESET is answered when nothing is written into the guest's memory any more."""
+    disk = attach(f"delay:ms=300:op=read:{image}")
+    for slot in range(4):
+        disk.submit(slot, BlkType.IN, slot * 8, room=4096)
+    disk.front.notify(disk.layout)
+    while not queue_statistics(disk.front.device_page.view, 0).in_flight:
+        time.sleep(0.001)
+    disk.front.request("RESET")
+    content = image.read_bytes()
+    assert disk.result(0, 4096) == (BlkStatus.OK, content[:4096])
+    assert queue_statistics(disk.front.device_page.view, 0).in_flight == 0
+    assert disk.front.stop() == 0
+
+
+def test_an_orderly_end_does_not_wait_for_a_held_disk(attach, image, tmp_path):
     held = tmp_path / "held"
     held.touch()
-    disk = served(f"pause:when={held}:{image}")
+    disk = attach(f"pause:when={held}:{image}")
     disk.submit(0, BlkType.IN, 0, room=512)
     disk.front.notify(disk.layout)
     assert disk.front.stop() == 0
