@@ -92,6 +92,21 @@ def test_a_download_survives_kills_of_the_card(guest: Start, serve: Start, wait_
     assert printed.split()[-1] in ("1", "2"), "the link went down"
 
 
+def test_a_peer_that_is_killed_is_started_again(guest: Start, serve: Start, wait_until: Start) -> None:
+    """Its connections are gone; the card, the lease and new connections are not."""
+    server = serve(3_000_000)
+    fetch = f"wget -q -T 5 -O - http://10.0.2.2:{server.port}/big"
+    script = (
+        f"{fetch} >/dev/null; echo first; sleep 3; until {fetch} >/root/got; do sleep 0.2; done; sha256sum /root/got"
+    )
+    machine = guest("--net", "user", script=script)
+    row = wait_until(
+        lambda: (net := machine.row("net0")) and net["bytes"] > 3_000_000 and machine.row("net0.user"), "it"
+    )
+    os.kill(row["pid"], signal.SIGKILL)
+    assert server.hash in machine.finish()
+
+
 def test_two_machines_exchange_data_over_a_hub(guest: Start, tmp_path: Path) -> None:
     hub = f"hub:{tmp_path}/hub"
     serving = "cd /root; head -c 60000000 /dev/urandom >data; sha256sum <data; httpd -p 80 -h /root; nc -l -p 81"
