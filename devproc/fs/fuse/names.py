@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from devproc.fs.fuse.messages import Header, Opcode
 from devproc.fs.fuse.session import Session, answers
-from devproc.fs.tree import Attributes, join
+from devproc.fs.tree import join
 
 RENAME_EXCHANGE = 2
 
@@ -78,17 +78,18 @@ def rename2(session: Session, header: Header, newdir: int, flags: int, padding: 
 
 def _move(session: Session, old: bytes, new: bytes, flags: int) -> None:
     """renameat2(2), which does nothing when both names are the same file's."""
-    before = session.tree.stat(old)
+    again = session.intents.again
     session.tree.rename(old, new, flags)
     if flags & RENAME_EXCHANGE:
-        session.nodes.exchanged(old, new)
-    elif old != new and not _still(session, old, before):
-        session.nodes.renamed(old, new)
+        if not again:  # what a predecessor may have exchanged already, the next LOOKUP finds out
+            session.nodes.exchanged(old, new)
+    elif old != new and not _there(session, old):
+        session.nodes.renamed(old, new, again)
 
 
-def _still(session: Session, path: bytes, before: Attributes) -> bool:
+def _there(session: Session, path: bytes) -> bool:
     try:
-        after = session.tree.stat(path)
+        session.tree.stat(path)
     except OSError:
         return False
-    return (before.device, before.inode) == (after.device, after.inode)
+    return True

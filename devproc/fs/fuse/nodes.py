@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
+from devproc.fs.intents import INTENT_KEYS
 from devproc.fs.journal import Journal
 from devproc.fs.tree import ROOT, Attributes, Entry, OpenFile, fail
 
@@ -57,6 +58,8 @@ class Nodes:
         self._by_path: dict[bytes, Node] = {}
         self.handles: dict[int, Handle] = {}
         for number, value in journal.table.items():
+            if number <= INTENT_KEYS:
+                continue
             if number < 0:
                 self.handles[-number] = Handle(-number, *value)
             else:
@@ -106,7 +109,7 @@ class Nodes:
         del self._nodes[number]
         del self._by_identity[node.identity]
         for path in node.paths:
-            del self._by_path[path]
+            self._by_path.pop(path, None)
         self._journal.drop(number)
 
     def unlinked(self, path: bytes) -> None:
@@ -116,9 +119,11 @@ class Nodes:
             node.paths.remove(path)
             self._keep(node)
 
-    def renamed(self, old: bytes, new: bytes) -> None:
-        """What was at `old`, and below, is at `new` now; what was at `new` is gone."""
-        self.unlinked(new)
+    def renamed(self, old: bytes, new: bytes, again: bool = False) -> None:
+        """What was at `old`, and below, is at `new` now; what was at `new` is gone, unless a predecessor has seen to
+        all that (`again`, and nothing is at `old`)."""
+        if not again or old in self._by_path:
+            self.unlinked(new)
         self._move({old: new})
 
     def exchanged(self, one: bytes, other: bytes) -> None:
@@ -127,11 +132,12 @@ class Nodes:
 
     def _move(self, moves: dict[bytes, bytes]) -> None:
         changed = [path for path in self._by_path if _moved(path, moves) != path]
-        taken = [(path, self._by_path.pop(path)) for path in changed]
-        for path, node in taken:
-            node.paths[node.paths.index(path)] = _moved(path, moves)
-            self._by_path[_moved(path, moves)] = node
-        for _, node in taken:
+        taken = [(path, _moved(path, moves), self._by_path.pop(path)) for path in changed]
+        for old, new, node in taken:
+            self.unlinked(new)  # what the host had put there in between
+            node.paths[node.paths.index(old)] = new
+            self._by_path[new] = node
+        for _, _, node in taken:
             self._keep(node)
 
     # -- handles ---------------------------------------------------------------------------------------------------

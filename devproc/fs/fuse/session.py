@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from devproc.fs.fuse.messages import IN_HEADER, OUT_HEADER, REQUESTS, Header, Opcode, attributes, decode
 from devproc.fs.fuse.nodes import Handle, Nodes
+from devproc.fs.intents import Careful, Intents
 from devproc.fs.journal import Journal
 from devproc.fs.tree import Attributes, OpenFile, Owner, Tree, fail, open_again
 from devproc.request import Request
@@ -24,6 +25,14 @@ REQUEST_MAX = 1 << 17  # bytes of a request without the data of WRITE: SETXATTR'
 DATA_AT = OUT_HEADER.size  # where the data of READ begins
 _ENTRY = struct.Struct("<QQQQII")
 _ATTR = struct.Struct("<QII")
+
+# Requests that must not be carried out twice: their answers are kept.
+ONCE = frozenset(
+    {
+        *(Opcode.MKDIR, Opcode.MKNOD, Opcode.SYMLINK, Opcode.LINK, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME),
+        *(Opcode.RENAME2, Opcode.CREATE, Opcode.SETXATTR, Opcode.REMOVEXATTR, Opcode.FORGET, Opcode.BATCH_FORGET),
+    }
+)
 
 Answer = Callable[..., bytes | None]
 ANSWERS: dict[int, Answer] = {}
@@ -43,7 +52,8 @@ class Session:
     """The state of one guest's session over `tree`."""
 
     def __init__(self, tree: Tree, journal: Journal) -> None:
-        self.tree = tree
+        self.intents = Intents(journal)
+        self.tree: Tree = Careful(tree, self.intents)
         self.nodes = Nodes(journal)
         self.request: Request  # the one being answered: READ and WRITE move their data themselves
         self.rest = b""  # what follows the fields of the request
@@ -55,31 +65,38 @@ class Session:
             return
         header = Header(*IN_HEADER.unpack(head))
         self.request = request
-        failure = 0
+        limit = REQUESTS[Opcode.WRITE][0].size if header.opcode == Opcode.WRITE else REQUEST_MAX
+        message = request.read(limit)
+        known = self.intents.begin(request, head + message) if header.opcode in ONCE else None
+        answer = self._answer(header, message) if known is None else known
+        if known is None and header.opcode in ONCE:
+            self.intents.finish(answer)
+        if answer and request.writable >= OUT_HEADER.size:
+            request.write_at(0, answer)
+
+    def _answer(self, header: Header, message: bytes) -> bytes:
+        """The whole answer; nothing for a request that has none."""
+        request, failure = self.request, 0
         body: bytes | None = b""
         try:
-            body = self._answer(header)
+            if header.opcode not in ANSWERS:
+                fail(errno.ENOSYS)
+            fields, self.rest = decode(header.opcode, message)
+            body = ANSWERS[header.opcode](self, header, *fields)
         except OSError as error:
             failure = error.errno or errno.EIO
         except BackendError:
             failure = errno.ENFILE
         except (ValueError, OverflowError):  # a number or text that the host's calls cannot even be given
             failure = errno.EINVAL
-        if body is None or request.writable < OUT_HEADER.size:
-            return
+        if body is None:
+            return b""
         if failure:
             body, request.written = b"", 0
         elif OUT_HEADER.size + len(body) > request.writable:
             body, failure = b"", errno.ERANGE
         size = max(OUT_HEADER.size + len(body), request.written)
-        request.write_at(0, OUT_HEADER.pack(size, -failure, header.unique) + body)
-
-    def _answer(self, header: Header) -> bytes | None:
-        if header.opcode not in ANSWERS:
-            fail(errno.ENOSYS)
-        limit = REQUESTS[Opcode.WRITE][0].size if header.opcode == Opcode.WRITE else REQUEST_MAX
-        fields, self.rest = decode(header.opcode, self.request.read(limit))
-        return ANSWERS[header.opcode](self, header, *fields)
+        return OUT_HEADER.pack(size, -failure, header.unique) + body
 
     # -- what the functions share ----------------------------------------------------------------------------------
 

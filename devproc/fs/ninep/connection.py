@@ -22,8 +22,7 @@ def version(session: Session, msize: int, text: bytes) -> Sequence[Any]:
         fail(errno.EMSGSIZE)
     session.fids.clear()
     session.msize = min(msize, MSIZE_MAX)
-    if session.journal is not None:
-        session.journal.put(MSIZE_KEY, session.msize)
+    session.journal.put(MSIZE_KEY, session.msize)
     return session.msize, VERSION if text == VERSION else b"unknown"
 
 
@@ -39,6 +38,7 @@ def attach(session: Session, number: int, afid: int, uname: bytes, aname: bytes,
     if afid != NO_FID:
         fail(errno.EOPNOTSUPP)
     root = qid(session.tree.stat(ROOT))
+    session.forget_again(number)
     session.fids.add(Fid(number, ROOT, 0 if n_uname == NO_USER else n_uname))
     return (root,)
 

@@ -49,12 +49,12 @@ class Fid:
 
 
 class Fids:
-    """All fids of a session, kept in `journal` (None: only in this process)."""
+    """All fids of a session, kept in `journal`."""
 
-    def __init__(self, journal: Journal | None) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._fids: dict[int, Fid] = {}
-        kept = journal.table if journal else {}
+        kept = journal.table
         for number in (number for number in kept if number >= 0):  # the others are the session's own
             path, uid, flags, identity, gone = kept[number]
             self._fids[number] = Fid(number, path, uid, flags, tuple(identity) if identity else None, gone)
@@ -83,8 +83,6 @@ class Fids:
 
     def changed(self, fid: Fid) -> None:
         """Write down what the fid is now. An attribute being read or written is not: a successor answers EBADF."""
-        if self._journal is None:
-            return
         if fid.xattr is None and fid.new_xattr is None:
             self._journal.put(fid.number, fid.plain())
         else:
@@ -96,8 +94,7 @@ class Fids:
             fid.file.close()
             fid.file = None
         self._fids.pop(fid.number, None)
-        if self._journal is not None:
-            self._journal.drop(fid.number)
+        self._journal.drop(fid.number)
 
     def clear(self) -> None:
         """A new session begins."""
@@ -105,8 +102,7 @@ class Fids:
             if fid.file is not None:
                 fid.file.close()
         self._fids.clear()
-        if self._journal is not None:
-            self._journal.clear()
+        self._journal.clear()
 
     def close_files(self) -> None:
         """The end of this process, not of the session."""
@@ -115,9 +111,11 @@ class Fids:
                 fid.file.close()
                 fid.file = None
 
-    def renamed(self, old: bytes, new: bytes) -> None:
-        """What was at `old`, and below, is at `new` now; what was at `new` is gone."""
-        self.unlinked(new)
+    def renamed(self, old: bytes, new: bytes, again: bool = False) -> None:
+        """What was at `old`, and below, is at `new` now; what was at `new` is gone, unless a predecessor has seen to
+        all that (`again`, and nothing is at `old`)."""
+        if not again or any(self._under(old)):
+            self.unlinked(new)
         for fid in list(self._under(old)):
             fid.path = new + fid.path[len(old) :]
             self.changed(fid)

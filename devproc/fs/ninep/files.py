@@ -27,7 +27,7 @@ def host_flags(flags: int) -> int:
 @answers(Type.LOPEN)
 def lopen(session: Session, number: int, flags: int) -> Sequence[Any]:
     fid, path = session.fid(number), session.path(number)
-    if fid.flags is not None:
+    if fid.flags is not None and not session.intents.again:
         fail(errno.EBUSY)
     wanted = host_flags(flags)
     file = session.tree.open(path, wanted)

@@ -76,13 +76,14 @@ def unlinkat(session: Session, number: int, name: bytes, flags: int) -> Sequence
 
 def _move(session: Session, old: bytes, new: bytes) -> None:
     """rename(2), which does nothing when both names are the same file's."""
-    before = session.tree.stat(old)
     session.tree.rename(old, new)
-    if old != new:
-        try:
-            after = session.tree.stat(old)
-        except OSError:
-            session.fids.renamed(old, new)
-            return
-        if (before.device, before.inode) != (after.device, after.inode):
-            session.fids.renamed(old, new)
+    if old != new and not _there(session, old):
+        session.fids.renamed(old, new, session.intents.again)
+
+
+def _there(session: Session, path: bytes) -> bool:
+    try:
+        session.tree.stat(path)
+    except OSError:
+        return False
+    return True

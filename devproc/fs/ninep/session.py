@@ -12,6 +12,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from devproc.fs.intents import Careful, Intents
 from devproc.fs.journal import Journal
 from devproc.fs.ninep.fids import Fid, Fids
 from devproc.fs.ninep.messages import HEADER, REQUESTS, Qid, Type, decode, encode, encode_error
@@ -26,6 +27,14 @@ MSIZE_KEY = -1  # of the journal
 LEAST_RESPONSE = HEADER.size + 4  # Rlerror, and the head of Rread
 QTDIR, QTSYMLINK, QTFILE = 0x80, 0x02, 0x00
 S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
+
+# Requests that must not be carried out twice: their responses are kept.
+ONCE = frozenset(
+    {
+        *(Type.LOPEN, Type.LCREATE, Type.SYMLINK, Type.MKNOD, Type.RENAME, Type.XATTRWALK, Type.XATTRCREATE),
+        *(Type.LINK, Type.MKDIR, Type.RENAMEAT, Type.UNLINKAT, Type.ATTACH, Type.WALK, Type.CLUNK, Type.REMOVE),
+    }
+)
 
 Answer = Callable[..., Sequence[Any]]
 ANSWERS: dict[int, Answer] = {}
@@ -44,11 +53,12 @@ def answers(kind: Type) -> Callable[[Answer], Answer]:
 class Session:
     """The state of one client's session over `tree`."""
 
-    def __init__(self, tree: Tree, journal: Journal | None = None) -> None:
-        self.tree = tree
+    def __init__(self, tree: Tree, journal: Journal) -> None:
+        self.intents = Intents(journal)
+        self.tree: Tree = Careful(tree, self.intents)
         self.fids = Fids(journal)
         self.journal = journal
-        self.msize: int = journal.table.get(MSIZE_KEY, MSIZE_MAX) if journal else MSIZE_MAX
+        self.msize: int = journal.table.get(MSIZE_KEY, MSIZE_MAX)
         self.request: Request  # the one being answered: Tread and Twrite move their data themselves
         self.room = 0  # bytes that its response may have
         self.size = 0  # bytes of the request itself
@@ -62,7 +72,7 @@ class Session:
         self.request = request
         self.room = min(request.writable, self.msize)
         try:
-            response = self._answer(kind, tag)
+            response = self._once(kind, tag) if kind in ONCE else self._answer(kind, tag, b"")
         except OSError as error:
             response = encode_error(tag, error.errno or errno.EIO)
         except BackendError:
@@ -71,13 +81,30 @@ class Session:
             response = encode_error(tag, errno.EINVAL)
         request.write_at(0, response)
 
-    def _answer(self, kind: int, tag: int) -> bytes:
+    def _once(self, kind: int, tag: int) -> bytes:
+        """The response that this request had when it came first, if it did."""
+        body = self._body(kind)
+        known = self.intents.begin(self.request, HEADER.pack(self.size, kind, tag) + body)
+        if known is not None:
+            return known
+        try:
+            response = self._answer(kind, tag, body)
+        except OSError as error:
+            response = encode_error(tag, error.errno or errno.EIO)
+        self.intents.finish(response)
+        return response
+
+    def _body(self, kind: int) -> bytes:
+        """What follows the header, but for the data of Twrite, which is left where it is."""
         if kind not in REQUESTS:
             fail(errno.EOPNOTSUPP)
         if self.size > min(self.request.readable, self.msize) or self.size < HEADER.size:
             fail(errno.EMSGSIZE)
-        limit = 16 if kind == Type.WRITE else self.size - HEADER.size  # the data of Twrite is left where it is
-        fields = decode(kind, self.request.read(min(limit, self.size - HEADER.size)))
+        rest = self.size - HEADER.size
+        return self.request.read(min(16, rest) if kind == Type.WRITE else rest)
+
+    def _answer(self, kind: int, tag: int, body: bytes) -> bytes:
+        fields = decode(kind, body or self._body(kind))
         answer = ANSWERS.get(kind)
         if answer is None:
             fail(errno.EOPNOTSUPP)
@@ -103,6 +130,11 @@ class Session:
         if fid.gone:
             fail(errno.ENOENT)
         return fid.path
+
+    def forget_again(self, number: int) -> None:
+        """A new fid that a predecessor had made before it died, and not told the client of."""
+        if self.request.again and number in self.fids:
+            self.fids.remove(self.fids.get(number))
 
     def file(self, fid: Fid) -> OpenFile:
         """The open file of a fid; a successor opens it again. Raises OSError: EBADF when the fid is not open, ESTALE

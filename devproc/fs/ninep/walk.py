@@ -31,8 +31,7 @@ def walk(session: Session, number: int, newfid: int, names: list[bytes]) -> Sequ
         fid.path = path
         session.fids.changed(fid)
         return (qids,)
-    if session.request.again and newfid in session.fids:
-        session.fids.remove(session.fids.get(newfid))  # made by a predecessor that died before it could say so
+    session.forget_again(newfid)
     session.fids.add(Fid(newfid, path, fid.uid))
     return (qids,)
 

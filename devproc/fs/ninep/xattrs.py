@@ -22,6 +22,7 @@ def xattrwalk(session: Session, number: int, newfid: int, name: bytes) -> Sequen
         value = session.tree.get_xattr(path, name)
     else:
         value = b"".join(each + b"\0" for each in session.tree.list_xattrs(path))
+    session.forget_again(newfid)
     session.fids.add(Fid(newfid, path, uid, xattr=value))
     return (len(value),)
 

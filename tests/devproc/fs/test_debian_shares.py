@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -130,6 +131,11 @@ class Guest:
         self.process.communicate(timeout=20)
 
 
+def pid_of_share(bulkhead):
+    rows = json.loads(bulkhead("ps", "--json", "--machine", "shared").stdout)["processes"]
+    return next(row["pid"] for row in rows if row["id"] == "fs0")
+
+
 @pytest.mark.parametrize("proto", PROTOCOLS)
 def test_the_host_s_changes_are_seen_and_the_mount_outlives_its_process(bulkhead, tmp_path, proto):
     share = tmp_path / "share"
@@ -146,11 +152,46 @@ def test_the_host_s_changes_are_seen_and_the_mount_outlives_its_process(bulkhead
         (share / "new").write_text("another\n")
         guest.go_on()
         assert guest.until("ready") == ["new contents", "d", "f", "new"]
-        rows = json.loads(bulkhead("ps", "--json", "--machine", "shared").stdout)["processes"]
-        (pid,) = (row["pid"] for row in rows if row["id"] == "fs0")
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid_of_share(bulkhead), signal.SIGKILL)
         guest.go_on()
         said = guest.until("done")
     assert said == ["new contents", "another", "before", "after", "before", "after"]
     assert (share / "e" / "open").read_text() == "before\nafter\n"
     assert not (share / "x").exists()
+
+
+@pytest.mark.parametrize("proto", PROTOCOLS)
+def test_a_copy_goes_on_while_its_process_is_killed(bulkhead, tmp_path, proto):
+    """Killed three times, each when so many more files are there: nothing fails, nothing is missing, nothing is left."""
+    share = tmp_path / "share"
+    share.mkdir()
+    before = fill(share / "in", seed=2)
+    script = """
+        cp -a /mnt/work/in /root/tree && cd /mnt/work || exit 1
+        echo ready; read line
+        for copy in 1 2 3; do cp -a /root/tree copy$copy && mv copy$copy out$copy && rm -r out$copy/d0 || echo failed; done
+        echo done
+    """
+    with Guest(share, proto, script) as guest:
+        assert guest.until("ready") == []
+        guest.go_on()
+        for copy in ("1", "2", "3"):
+            places = (share / f"copy{copy}", share / f"out{copy}")
+            deadline = time.monotonic() + 100
+            while not any(place.exists() and len(summary_names(place)) > 40 for place in places):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            pid = pid_of_share(bulkhead)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+        assert guest.until("done") == []
+    wanted = {name: seen for name, seen in summary(before).items() if name.split("/")[0] != "d0"}
+    for copy in ("out1", "out2", "out3"):
+        copied = summary(share / copy)
+        assert copied.keys() == wanted.keys()
+        assert {n: s for n, s in copied.items() if len(s) == 3} == {n: s for n, s in wanted.items() if len(s) == 3}
+
+
+def summary_names(directory):
+    """Every name in a tree that may be changing."""
+    return [name for _, folders, files in os.walk(directory) for name in folders + files]
