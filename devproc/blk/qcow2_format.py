@@ -7,7 +7,6 @@ before it is used, and what does not add up is a ConfigError.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -234,9 +233,8 @@ def decompress(header: Header, data: bytes) -> bytes:
 
 @cache
 def _zstd() -> ctypes.CDLL | None:
-    name = ctypes.util.find_library("zstd") or "libzstd.so.1"
     try:
-        library = ctypes.CDLL(name)
+        library = ctypes.CDLL("libzstd.so.1")
     except OSError:
         return None
     for function in (library.ZSTD_findFrameCompressedSize, library.ZSTD_decompress):

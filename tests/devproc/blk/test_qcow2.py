@@ -342,3 +342,7 @@ def test_a_damaged_image_gives_errors_and_never_more(tmp_path, seed):
         disk.close()
     except (BackendError, OSError):
         disk.store.close()
+    with contextlib.suppress(ConfigError, BackendError, OSError):
+        image = open_backend(f"qcow2:{path},ro")
+        check(image, lambda done, total: None)
+        image.close()
