@@ -23,6 +23,7 @@ BENCHMARKS = {
     "ring": "block requests at the ring",
     "trips": "notifications and MMIO round trips",
     "disk": "block requests from inside a guest",
+    "net": "the network from inside a guest",
     "idle": "what idle machines cost",
     "start": "starting processes",
     "recovery": "from kill -9 of a device to its next answer",
