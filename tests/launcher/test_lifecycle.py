@@ -278,6 +278,25 @@ def test_a_reader_that_goes_away_ends_the_machine(start: Start) -> None:
     assert machine.wait() == ExitCode.KILLED
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_nothing(closed: str) -> None:
+    words = f"{sys.executable} -P -m launcher run --guest bundled --append cmd=exit,3 {closed}"
+    answer = subprocess.run(["sh", "-c", words], capture_output=True, timeout=60, check=False)
+    assert answer.returncode == 3
+    assert b"Traceback" not in answer.stderr
+
+
+def test_a_command_with_closed_input_can_be_ended() -> None:
+    words = f"exec {sys.executable} -P -m launcher run --guest bundled <&-"
+    client = subprocess.Popen(["sh", "-c", words], stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    while client.stdout.readline() and b"> " not in client.stdout.peek(2):
+        pass
+    client.terminate()
+    assert client.wait(10) == ExitCode.KILLED
+    client.stdout.close()
+
+
 def test_ctrl_c_at_any_moment_leaves_nothing(start: Start, disk: str) -> None:
     moments = random.Random(1)
     for number in range(12):
