@@ -7,6 +7,7 @@ traceback is shown only with --debug.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -129,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in before:
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            show.complain(f"no space left to write{f' {error.filename}' if error.filename else ''}")
+            return ExitCode.ERROR
         show.complain(
             f"{type(error).__name__}: {error}", "This is a mistake in bulkhead. --debug shows where; please report it."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -173,6 +174,16 @@ def test_contradictions_are_refused(capsys: pytest.CaptureFixture[str], tmp_path
 def test_a_traceback_only_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError):
         cli.main(["run", "--dsik", "x", "--debug"])
+
+
+def test_a_full_disk_is_not_called_a_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "overview", full)
+    assert failed(capsys, "--help") == "bulkhead: no space left to write"
 
 
 def test_orders_without_a_machine_say_so(capsys: pytest.CaptureFixture[str]) -> None:
