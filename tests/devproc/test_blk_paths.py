@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from conftest import BUFFERS, Disk
+from ring_disk import BUFFERS, Disk
 
 from proto.pages import queue_statistics
 from proto.virtio import BlkType
