@@ -29,7 +29,7 @@ PERIOD = 1.0  # seconds between two looks of a live one
 HEADER = ("ID", "ROLE", "PID", "STATE", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE", "BACKEND")
 NUMBERS = ("PID", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE")
 NONE = "-"
-STATE_COLOURS = {"running": "green", "quarantined": "red", "stuck": "red", "restarting": "yellow"}
+STATE_COLOURS = {"running": "green", "stuck": "red", "restarting": "yellow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

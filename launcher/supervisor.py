@@ -200,9 +200,7 @@ class Supervisor:
         fds |= {name: segment.fd for name, segment in self.shared.items()}
         if self.serial is not None:
             fds["serial"] = self.serial
-        if not self.core.child.send("START", body, fds):
-            raise ConfigError("the core ended before it was started", hint=_tail(self.core.log))
-        self.core.started = True
+        self.core.started = self.core.child.send("START", body, fds)  # False: it is dead, as its pidfd will say
 
     def _start_device(self, member: Member) -> None:
         """Send START, once both the process and the core's endpoint are there."""
