@@ -132,8 +132,8 @@ VERBS = (
         "bulkhead disk ACTION [WORD…] [options]",
         "disks.cli:run",
         "disks.cli:add_arguments",
-        "A disk is a path or a URI (docs/disks.md); nothing that exists is overwritten. `check` exits with 2 for errors\n"
-        "and 3 for leaked clusters, as qemu-img does.",
+        "A disk is a path or a URI (docs/disks.md); nothing that exists is overwritten. `check` exits with 2 for\n"
+        "errors and 3 for leaked clusters, as qemu-img does.",
         (
             ("bulkhead disk create data.img 1G", "an empty raw image"),
             ("bulkhead disk create qcow2:today.qcow2 --backing base.img", "what is written goes to today.qcow2"),

@@ -71,7 +71,7 @@ def test_posting_wakes_a_consumer_that_sleeps_and_only_once(engine, queue):
 
 
 def test_a_consumer_does_not_go_to_sleep_on_an_event(engine, queue):
-    ring, event = queue
+    ring, _ = queue
     engine.post_event(ring, EventKind.NOTIFY, 0, 0, 0)
     assert not engine.may_sleep(ring)
     assert select.select([ring.wakeup], [], [], 0)[0] == []
