@@ -6,6 +6,12 @@
 # word that cannot be guessed. What the command prints stands between "MARKER begin" on a line of its own and "MARKER end STATUS";
 # the status is also written to the test finisher, whose code is the exit code of the whole machine.
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM=linux console
+# A session's end hangs up its terminal, and that discards what is not yet sent: setting the terminal waits until it is.
+SESSION='trap : INT QUIT
+sh /run/bulkhead/command
+status=$?
+stty -F "$console" "$(stty -F "$console" -g)"
+exit $status'
 FINISHER=0x100000 PASS=0x5555 FAIL=0x3333
 
 finish() { # how (poweroff, reboot, halt): everything written, nothing mounted for writing
@@ -45,7 +51,7 @@ if [ -f /run/bulkhead/command ]; then
     echo 1 >/proc/sys/kernel/printk
     cd /root || cd /
     printf '\n%s begin\n' "$marker" >"$console"
-    setsid -c sh /run/bulkhead/command <"$console" >"$console" 2>&1 &
+    setsid -c sh -c "$SESSION" <"$console" >"$console" 2>&1 &
     wait $!
     status=$?
     printf '%s end %d\n' "$marker" "$status" >"$console"
