@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -40,8 +41,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Wide columns where the terminal has them; an option with a value shows it once."""
 
     def __init__(self, prog: str) -> None:
-        columns = min(WIDEST, int(os.environ.get("COLUMNS") or _terminal_columns()))
-        super().__init__(prog, max_help_position=32, width=columns - 2)
+        super().__init__(prog, max_help_position=32, width=_columns())
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -51,10 +51,23 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _terminal_columns() -> int:
-    try:
-        return os.get_terminal_size(1).columns or WIDEST
-    except OSError:
-        return WIDEST
+    """Of the terminal that is looked at, also when the output goes there through a pager."""
+    for fd in (1, 2, 0):
+        try:
+            return os.get_terminal_size(fd).columns or WIDEST
+        except OSError:
+            continue
+    return WIDEST
+
+
+def _columns() -> int:
+    return min(WIDEST, int(os.environ.get("COLUMNS") or _terminal_columns())) - 2
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs, as wide as the terminal."""
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return "\n\n".join(textwrap.fill(paragraph, _columns(), break_on_hyphens=False) for paragraph in paragraphs)
 
 
 def make_parser(verb: Verb) -> argparse.ArgumentParser:
@@ -62,7 +75,7 @@ def make_parser(verb: Verb) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"bulkhead {verb.name}",
         usage=verb.usage.replace("%", "%%"),
-        description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}".rstrip(),
+        description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{_wrapped(verb.details)}".rstrip(),
         epilog=_epilog(verb),
         formatter_class=_Formatter,
         add_help=False,
@@ -95,8 +108,10 @@ def overview() -> str:
         "",
         *(f"  {verb.name:<12}{verb.summary}" for verb in VERBS),
         "",
-        "`bulkhead VERB --help` explains a verb. Verbs that concern a running machine take --machine NAME, which is",
-        "not needed while only one runs. --debug, after any verb, shows the traceback of an error.",
+        _wrapped(
+            "`bulkhead VERB --help` explains a verb. Verbs that concern a running machine take --machine NAME, which "
+            "is not needed while only one runs. --debug, after any verb, shows the traceback of an error."
+        ),
         "",
         help_text(),
     ]

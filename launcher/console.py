@@ -46,7 +46,7 @@ HELP = "".join(
         ("Ctrl-A h", "this help"),
         ("Ctrl-A x", "quit: end the machine"),
         ("Ctrl-A Ctrl-A", "send Ctrl-A to the guest"),
-        ("", "After resizing the window, run `resize` in the guest: a serial line cannot tell it."),
+        ("", "After resizing the window, run `resize` in the guest."),
     )
 )
 

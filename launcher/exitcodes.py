@@ -25,8 +25,8 @@ MEANINGS = {
     ExitCode.OK: "all went well; the guest powered off, or was left with Ctrl-A x",
     ExitCode.UNFINISHED: "the guest stopped before COMMAND had ended",
     ExitCode.PANIC: "the guest's kernel panicked",
-    ExitCode.KILLED: "the machine was killed: a signal, `bulkhead stop`, or Ctrl-A x while COMMAND ran",
-    ExitCode.ERROR: "bulkhead failed: a wrong option, a missing image, a process that could not start or crashed",
+    ExitCode.KILLED: "killed: by a signal, `bulkhead stop`, or Ctrl-A x while COMMAND ran",
+    ExitCode.ERROR: "bulkhead failed: a wrong option, a missing image, a process that crashed",
 }
 
 # How the keeper says that a machine ended, other than by the guest's own code.
@@ -52,6 +52,6 @@ def exit_code(reason: str, code: int = 0) -> int:
 
 def help_text() -> str:
     """The table as `--help` shows it."""
-    rows = [f"  {'N':<5}COMMAND's own status, or the code the guest wrote to its test finisher"]
+    rows = [f"  {'N':<5}COMMAND's status, or the code the guest wrote to its test finisher"]
     rows += [f"  {code.value:<5}{meaning}" for code, meaning in MEANINGS.items()]
     return "exit codes:\n" + "\n".join(rows)

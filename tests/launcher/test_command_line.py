@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import re
@@ -292,6 +293,18 @@ def test_every_verb_and_option_is_in_its_help(capsys: pytest.CaptureFixture[str]
         assert option.long in run_help
     for code in exitcodes.ExitCode:
         assert f"\n  {code.value} " in overview and f"\n  {code.value} " in run_help
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("images", "--help")])
+def test_help_fits_into_eighty_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        cli.main(words)
+    text = capsys.readouterr().out
+    prose = [line for line in text.splitlines() if "bulkhead run --" not in line and "usage:" not in line]
+    assert max(map(len, prose)) <= 80
 
 
 def test_every_option_and_exit_code_is_documented() -> None:
