@@ -92,6 +92,24 @@ def needs_machine(command):
     return re.match(r"bulkhead (ps|logs|stop|restart)\b", command)
 
 
+# Servers that a command needs, by their sockets: as the page shows them, on what they are shown to serve.
+SERVERS = {
+    "/tmp/vm.sock": (
+        "qemu-img convert -f raw -O vmdk data.img machine.vmdk",
+        "qemu-nbd --fork --persistent --socket=/tmp/vm.sock --format=vmdk machine.vmdk",
+    ),
+    "/tmp/z.sock": (
+        f'{sys.executable} -c \'import lzma; open("disk.img.xz", "wb").write(lzma.compress(bytes(1 << 20)))\'',
+        "nbdkit --unix /tmp/z.sock --filter=xz file disk.img.xz",
+    ),
+}
+
+
+def wanted_servers(command):
+    """The sockets of the servers that the command is a client of; those that it starts itself do not count."""
+    return [socket for socket in SERVERS if socket in command and command.startswith("bulkhead")]
+
+
 def is_console(command):
     """Does the command end in a guest's console?"""
     return re.match(r"bulkhead run\b", command) and not re.search(r" -- |help|--dry-run|--print-map|--detach", command)
@@ -126,8 +144,11 @@ def test_a_command_of_the_documentation_works(command, debian, place, tmp_path):
             ["bash", "-c", text], cwd=place, env=environment, capture_output=True, text=True, timeout=240, **options
         )
 
-    machine = needs_machine(command)
-    if machine:
+    for socket in wanted_servers(command):
+        for line in SERVERS[socket]:
+            started = run(f"{{ {line}; }} >server.log 2>&1")
+            assert started.returncode == 0, (place / "server.log").read_text()
+    if needs_machine(command):
         started = run("bulkhead run --guest bundled --disk data.img --detach", stdin=subprocess.DEVNULL)
         assert started.returncode == 0, started.stderr
     try:
@@ -142,3 +163,6 @@ def test_a_command_of_the_documentation_works(command, debian, place, tmp_path):
     finally:
         for directory in (Path(os.environ["XDG_RUNTIME_DIR"]) / "bulkhead").glob("*/"):
             run(f"bulkhead stop --machine {directory.name}")
+        for socket in wanted_servers(command):
+            run(f"pkill -f '[/]{socket[1:]}'")  # the brackets keep the shell from finding itself
+            Path(socket).unlink(missing_ok=True)
