@@ -260,7 +260,7 @@ class _DemoConsole(Console):
 
     def heard(self, packet: Packet) -> None:
         """The keeper's news."""
-        if packet.kind == "RUNNING":
+        if packet.kind == "RUNNING" and self._leave_at is None:
             self._screen.line(show.process_line(self._keeper, packet.body["processes"]))
             self._screen.step("kernel entered")
             self._look()
@@ -284,6 +284,8 @@ class _DemoConsole(Console):
                 return
 
     def _listen(self, line: str) -> None:
+        if self._leave_at is not None:  # on the way out: there may be no machine any more to look at
+            return
         if match := SAID.fullmatch(line):
             getattr(self, f"_said_{match[1]}")(*match[2].split())
         elif match := BUNDLED_SUM.fullmatch(line):
