@@ -10,78 +10,17 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from launcher.loop import Loop
 from launcher.rundir import machines, run_base
 from launcher.suggest import did_you_mean
 from proto.channel import Channel
-from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
+from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 
-__all__ = ["ControlServer", "choose_machine", "connect", "request"]
+__all__ = ["choose_machine", "connect", "request"]
 
-BACKLOG = 16
 ANSWER_DEADLINE = 5.0  # seconds
-
-
-class ControlServer:
-    """The keeper's end: a listening socket and its connections, served by the keeper's loop."""
-
-    def __init__(
-        self,
-        path: Path,
-        loop: Loop,
-        answer: Callable[[str, dict[str, Any]], dict[str, Any]],
-    ) -> None:
-        self._loop = loop
-        self._answer = answer
-        self._connections: set[Channel] = set()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(path))
-        self._listener.listen(BACKLOG)
-        self._listener.setblocking(False)
-        loop.watch(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
-            connection, _ = self._listener.accept()
-            channel = Channel(connection)
-            os.set_blocking(connection.fileno(), False)
-            self._connections.add(channel)
-            self._loop.watch(channel, lambda: self._serve(channel))
-
-    def _serve(self, channel: Channel) -> None:
-        try:
-            packet = channel.recv(0)
-            packet.close()
-            try:
-                kind, body = "OK", self._answer(packet.kind, packet.body)
-            except BulkheadError as error:
-                kind, body = "ERROR", {"error": error.message, "hint": error.hint}
-            if channel in self._connections:
-                channel.send(kind, body)
-        except DeadlineMissed:
-            return
-        except (BulkheadError, OSError):  # it went away, does not read, or sends what is no packet
-            self._drop(channel)
-
-    def _drop(self, channel: Channel) -> None:
-        if channel in self._connections:
-            self._connections.remove(channel)
-            self._loop.unwatch(channel)
-            channel.close()
-
-    def close(self) -> None:
-        """Stop listening and hang up: that is how clients learn that the machine has ended."""
-        self._loop.unwatch(self._listener)
-        self._listener.close()
-        for channel in list(self._connections):
-            self._drop(channel)
 
 
 def choose_machine(name: str | None) -> str:

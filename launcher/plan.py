@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.child import module_command, module_environment
+from launcher.keeper.child import module_command, module_environment
 from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, Device, Machine, Serial
 from launcher.options import Given, Options
 from launcher.rundir import RunDirectory
@@ -113,7 +113,7 @@ def _addressed(device: Device, machine: Machine) -> Device:
     """A network card with an address: one that stays the same for the same machine's name on the same host."""
     if device.device != NETWORK or device.properties.get("mac"):
         return device
-    from launcher.network import default_address
+    from launcher.keeper.network import default_address
 
     mac = default_address(machine.name, device.id)
     return dataclasses.replace(device, properties={**device.properties, "mac": mac})

@@ -13,8 +13,8 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from launcher.child import module_command, module_environment
 from launcher.console import Outcome
+from launcher.keeper.child import module_command, module_environment
 from launcher.machine import Machine
 from launcher.plan import Plan
 from launcher.rundir import RunDirectory, sweep

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from launcher import member as members
+from launcher.keeper import member as members
+from launcher.keeper.member import Member, core_start, device_start, make_device_memory, make_machine_memory, row_of
 from launcher.machine import RAM_BASE, Device, Machine, Serial
-from launcher.member import Member, core_start, device_start, make_device_memory, make_machine_memory, row_of
 from proto.channel import Channel
 
 MACHINE = Machine(

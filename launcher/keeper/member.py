@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.child import Child
+from launcher.keeper.child import Child
+from launcher.keeper.segments import Segment
 from launcher.machine import RAM_BASE, Device, Machine
-from launcher.segments import Segment
 from proto.channel import MAX_DESCRIPTORS
 from proto.errors import ConfigError
 from proto.inflight import region_size

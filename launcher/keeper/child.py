@@ -24,7 +24,7 @@ from proto.errors import ChannelClosed
 __all__ = ["Child", "is_traced", "module_command", "module_environment"]
 
 PR_SET_PDEATHSIG = 1
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -5,7 +5,7 @@
 It is started with an inherited channel, over which it gets one packet, MACHINE (the description, the descriptor of the
 serial line, and the client's terminal with its settings), and says STATE, RUNNING, RESET, and at the end EXIT{reason,
 code, error, hint}. It holds guest RAM, control pages and in-flight tables, so that no other process's death takes them
-along. What it does is in `launcher.supervisor`.
+along. What it does is in `launcher.keeper.supervisor`.
 
 It lets a process that will be the core begin to import at once, while the description is still on its way and the rest
 of the keeper itself is imported. When the keeper is killed, the kernel kills its children, and the next `bulkhead`
@@ -21,7 +21,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from launcher.child import Child
+from launcher.keeper.child import Child
 from launcher.rundir import RunDirectory
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed
@@ -55,8 +55,8 @@ def main(arguments: list[str]) -> int:
 
 def _keep(directory: RunDirectory, client: Channel) -> None:
     spares = {"core.main": Child("core.main", directory.log("core"))}
+    from launcher.keeper.supervisor import Supervisor
     from launcher.machine import Machine  # only now: the spare begins meanwhile
-    from launcher.supervisor import Supervisor
 
     packet = client.recv(START_DEADLINE)
     saved = packet.body.pop("terminal", None)

@@ -1,13 +1,13 @@
 """The supervisor: starts, watches, restarts and ends the processes of one machine. Runs in the keeper's process.
 
-One selector serves channels, pidfds, signals, timers and the control socket (`launcher.control`).
+One selector serves channels, pidfds, signals, timers and the control socket (`launcher.keeper.control`).
 
 * A device's death is what its pidfd says, nothing else. Then its page is reset, the core is told (DEVICE dead), and a
   successor of the next epoch is started, after a back-off when they die young. The core binds the new endpoint
   (DEVICE starting → DEVICE_READY) before the successor gets its START.
 * A device may leave descriptors with us (STORE{} with named descriptors → STORED{names}; UNSTORE{names}). Its successor
   gets them back in STORED packets before its START.
-* A network device may have a peer, a process behind it (`launcher.network`). It is restarted like a device; the core
+* A network device may have a peer, a process behind it (`launcher.keeper.network`), restarted like a device; the core
   does not know of it.
 * The core's end is the machine's. So is the end of the client that started it, unless detached; SIGTERM and SIGINT;
   an order over the control socket. Everything is asked to stop, and killed when it does not within a second.
@@ -26,40 +26,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher.child import Child, is_traced
-from launcher.control import ControlServer
-from launcher.loop import Loop
-from launcher.machine import NETWORK, Machine
-from launcher.member import (
+from launcher.keeper.child import Child, is_traced
+from launcher.keeper.control import ControlServer
+from launcher.keeper.loop import Loop
+from launcher.keeper.member import (
     Member,
     core_start,
-    core_word,
     device_start,
     make_device_memory,
     make_machine_memory,
     peer_start,
     row_of,
 )
-from launcher.network import has_peer, lay_cable, peer_name
+from launcher.keeper.network import has_peer, lay_cable, peer_name
+from launcher.keeper.recovery import DEVICE, PULSE, Recovery
+from launcher.keeper.requests import Requests
+from launcher.keeper.segments import Segment
+from launcher.machine import NETWORK, Machine
 from launcher.rundir import RunDirectory
-from launcher.segments import Segment
 from launcher.terminal import restore
 from proto.channel import Channel, Packet
-from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
+from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed
 
 __all__ = ["CORE", "DEVICE", "Supervisor"]
 
-CORE, DEVICE, PEER = "core.main", "devproc.main", "devproc.net.peer"  # modules of the processes
+CORE, PEER = "core.main", "devproc.net.peer"  # modules of the processes
 STOP_DEADLINE = 0.7  # seconds that a process has between STOP and SIGKILL
-FENCE_DEADLINE = 1.0  # seconds after SIGKILL until a process is called stuck
 CHANNEL_GRACE = 1.0  # seconds between a process's end-of-file and SIGKILL
-BACKOFF_FIRST = 0.05  # seconds before the second quick restart; doubles
-BACKOFF_LIMIT = 5.0
 PATIENCE = 1.0  # seconds until the client is told which devices a start waits for
 START_DEADLINE = 60.0  # seconds from START until a device serves
-YOUNG = 10.0  # a process that lived this long starts with a clean record
-PULSE = 5.0  # seconds between two looks at the devices' heartbeats, which are at least one a second
-HUNG = 3  # looks without a heartbeat until a device counts as hung
 LOG_TAIL = 2000  # bytes of a log that an error brings along
 
 
@@ -94,23 +89,23 @@ class Supervisor:
                 self.peers[device.id] = Member(id, role, None, directory.log(id))
         self.members = {member.id: member for member in (self.core, *self.devices, *self.peers.values())}
         self.shared: dict[str, Segment] = {}
-        self._loop = Loop()
+        self.loop = Loop()
         self._spares = spares or {}
-        self._felt = time.monotonic()
-        self._control = ControlServer(directory.control, self._loop, self._ask)
+        self.recovery = Recovery(self)
+        self._control = ControlServer(directory.control, self.loop, Requests(self).answer)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Start the machine and serve until it has ended."""
-        self._loop.on_signals((signal.SIGTERM, signal.SIGINT), self._signalled)
+        self.loop.on_signals((signal.SIGTERM, signal.SIGINT), self._signalled)
         self._watch_client()
-        self._attempt(self._start_machine)
-        self._loop.after(PULSE, self._feel_pulses)
+        self.attempt(self._start_machine)
+        self.loop.after(PULSE, self.recovery.feel_pulses)
         while self.phase != "ended":
-            self._loop.turn()
+            self.loop.turn()
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    def attempt(self, action: Callable[[], None]) -> None:
         """Do something that may not be possible; if it is not, the machine ends with the reason."""
         try:
             action()
@@ -127,14 +122,14 @@ class Supervisor:
     def _watch_client(self) -> None:
         assert self.client is not None
         os.set_blocking(self.client.fileno(), False)
-        self._loop.watch(self.client, self._hear_client)
+        self.loop.watch(self.client, self._hear_client)
 
     def _hear_client(self) -> None:
         assert self.client is not None
         try:
             packet = self.client.recv(0)
         except (BulkheadError, DeadlineMissed):
-            self._loop.unwatch(self.client)
+            self.loop.unwatch(self.client)
             self.client.close()
             self.client = None
             if not (self.machine.detach and self.phase == "running"):
@@ -171,31 +166,31 @@ class Supervisor:
             if member.device is not None and member.device.device == NETWORK:
                 lay_cable(member, self.peers.get(member.id))
             member.next_epoch()
-        self._spawn(self.core, CORE)
+        self.spawn(self.core, CORE)
         self._start_core()
         for member in self.devices:
-            self._spawn(member, DEVICE)
+            self.spawn(member, DEVICE)
         for member in self.peers.values():
             member.next_epoch()
-            self._start_peer(member)
+            self.start_peer(member)
 
-    def _start_peer(self, member: Member) -> None:
+    def start_peer(self, member: Member) -> None:
         """It waits for nobody: START comes with the process."""
-        self._spawn(member, PEER)
+        self.spawn(member, PEER)
         (device,) = (device for device in self.machine.devices if self.peers.get(device.id) is member)
         assert member.child is not None
         member.started = member.child.send("START", peer_start(self.machine, member, device.backend), member.lent)
 
-    def _spawn(self, member: Member, module: str) -> None:
+    def spawn(self, member: Member, module: str) -> None:
         """Give `member` a process: a spare that has already started, or a new one."""
         child = self._spares.pop(module, None) or Child(module, member.log)
         member.child = child
-        self._loop.watch(child.channel, lambda: self._hear(member, child))
-        self._loop.watch(child.pidfd, lambda: self._dead(member, child))
+        self.loop.watch(child.channel, lambda: self._hear(member, child))
+        self.loop.watch(child.pidfd, lambda: self._dead(member, child))
 
     def _start_core(self) -> None:
         assert self.core.child is not None
-        endpoints = {member.id: self._endpoint(member) for member in self.devices}
+        endpoints = {member.id: self.endpoint(member) for member in self.devices}
         body, fds = core_start(self.machine, self.devices, endpoints)
         fds |= {name: segment.fd for name, segment in self.shared.items()}
         if self.serial is not None:
@@ -207,24 +202,24 @@ class Supervisor:
         if member.child is None or not member.ready or member.started or self.phase not in ("starting", "running"):
             return
         member.give()
-        with device_start(self.machine, member, self.shared, self._endpoint(member)) as (body, fds):
+        with device_start(self.machine, member, self.shared, self.endpoint(member)) as (body, fds):
             member.started = member.child.send("START", body, fds)
         child = member.child
-        self._loop.after(START_DEADLINE, lambda: self._check_started(member, child))
+        self.loop.after(START_DEADLINE, lambda: self._check_started(member, child))
 
     def _check_started(self, member: Member, child: Child) -> None:
         """A device whose own start waits for ever, or loops, is given up; not one under a debugger."""
         if member.child is not child or member.state != "starting" or is_traced(child.pid):
             return
         late = f"did not start within {START_DEADLINE:.0f} s"
-        self._log(f"{member.id} ({child.pid}) {late}")
+        self.log(f"{member.id} ({child.pid}) {late}")
         if self.phase == "starting":
             self.end("error", error=f"{member.id} {late}", hint=_tail(child.log), process=member.id)
         elif self.phase == "running":
             member.reason = late
-            self._fence(member)
+            self.recovery.fence(member)
 
-    def _endpoint(self, member: Member) -> str:
+    def endpoint(self, member: Member) -> str:
         return self.directory.endpoint(member.id, member.epoch)
 
     # -- what processes say ----------------------------------------------------------------------------------------
@@ -236,17 +231,17 @@ class Supervisor:
         except DeadlineMissed:
             return False
         except ChannelClosed:
-            self._loop.unwatch(child.channel)
-            self._loop.after(CHANNEL_GRACE, lambda: child.kill() if member.child is child else None)
+            self.loop.unwatch(child.channel)
+            self.loop.after(CHANNEL_GRACE, lambda: child.kill() if member.child is child else None)
             return False
         except BulkheadError as error:
-            self._log(f"{member.id}: {error.describe()}")
+            self.log(f"{member.id}: {error.describe()}")
             child.kill()
             return False
         try:
             handler = (self._CORE if member is self.core else self._DEVICE).get(packet.kind)
             if handler is None:
-                self._log(f"{member.id} says {packet.kind}, which means nothing here")
+                self.log(f"{member.id} says {packet.kind}, which means nothing here")
             else:
                 handler(self, member, packet)
         finally:
@@ -259,7 +254,7 @@ class Supervisor:
         for device in self.devices:
             device.ready = True
             self._start_device(device)
-        self._loop.after(PATIENCE, self._say_who_is_awaited)
+        self.loop.after(PATIENCE, self._say_who_is_awaited)
 
     def _say_who_is_awaited(self) -> None:
         if self.phase == "starting":
@@ -279,7 +274,7 @@ class Supervisor:
         body = packet.body
         reason = body.get("reason", "error")
         if reason == "reset" and self.machine.reboot and self.phase in ("starting", "running"):
-            self._log("the guest asks for a reset")
+            self.log("the guest asks for a reset")
             self.resetting = True
             if self.client is not None and not self.machine.detach:
                 self._tell("RESET")  # it answers RESET, or STOP with a reason
@@ -304,22 +299,22 @@ class Supervisor:
         device = self.members.get(packet.body["id"])
         if device is None or device.epoch != packet.body["epoch"]:
             return
-        self._log(f"the core refuses {device.id}: {packet.body['error']}")
+        self.log(f"the core refuses {device.id}: {packet.body['error']}")
         if self.phase == "starting":
             self.end("error", error=f"{device.id} does not fit: {packet.body['error']}")
         else:
             device.reason = packet.body["error"]
-            self._fence(device)
+            self.recovery.fence(device)
 
     def _overdue(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
         if device is not None and device.epoch == packet.body["epoch"]:
-            self._log(f"{device.id} did not answer {packet.body['request']} in time")
-            self._fence(device)
+            self.log(f"{device.id} did not answer {packet.body['request']} in time")
+            self.recovery.fence(device)
 
     def _failed(self, member: Member, packet: Packet) -> None:
         error, hint = packet.body.get("error", "failed"), packet.body.get("hint", "")
-        self._log(f"{member.id} failed: {error}")
+        self.log(f"{member.id} failed: {error}")
         if self.phase == "starting":
             self.end("error", error=error, hint=hint, process=member.id)
         elif self.phase == "running":
@@ -376,13 +371,13 @@ class Supervisor:
         """The pidfd says that the process is dead: nobody writes its pages or the guest's memory any more."""
         while self._hear(member, child):  # its last words first: EXIT, FAILED
             pass
-        self._loop.unwatch(child.channel)
-        self._loop.unwatch(child.pidfd)
+        self.loop.unwatch(child.channel)
+        self.loop.unwatch(child.pidfd)
         status = child.reap()
         member.child = None
         lived = time.monotonic() - child.started
         what = _how_it_ended(status)
-        self._log(f"{member.id} ({child.pid}) {what} after {lived:.2f} s")
+        self.log(f"{member.id} ({child.pid}) {what} after {lived:.2f} s")
         if self.phase in ("ending", "resetting"):
             member.state = "dead"
             self._continue_if_all_dead()
@@ -392,7 +387,7 @@ class Supervisor:
             hint = _tail(child.log)
             self.end("error", error=f"{member.id} {what} while starting", hint=hint, process=member.id)
         else:
-            self._restart(member, lived, what)
+            self.recovery.restart(member, lived, what)
 
     def _core_died(self, status: int, what: str) -> None:
         """The core is gone without EXIT: the machine has ended with it."""
@@ -403,73 +398,13 @@ class Supervisor:
         reason = "killed" if status == -signal.SIGKILL else "error"
         self.end(reason, error=f"the core {what}", hint=_tail(member.log), process="core")
 
-    def _restart(self, member: Member, lived: float, what: str) -> None:
-        """A device is dead: a successor of the next epoch takes its place, soon."""
-        if not member.reason:
-            member.reason = what
-        reason = member.reason
-        self._tell_core(member, "dead")
-        if member.wanted:
-            member.young_deaths = 0
-        else:
-            member.young_deaths = member.young_deaths + 1 if lived < YOUNG else 1
-        member.restarts += 1
-        member.wanted = False
-        member.state = "restarting"
-        quick = member.young_deaths - 1
-        delay = min(BACKOFF_LIMIT, BACKOFF_FIRST * 2 ** (quick - 1)) if quick > 0 else 0.0
-
-        def start() -> None:
-            if self.phase != "running" or member.child is not None:
-                return
-            member.next_epoch()
-            member.reason = reason
-            self._tell_core(member, "starting")
-            self._attempt(lambda: self._spawn(member, DEVICE) if member.device else self._start_peer(member))
-
-        if delay:
-            self._loop.after(delay, start)
-        else:
-            start()
-
-    def _tell_core(self, member: Member, state: str) -> None:
+    def tell_core(self, member: Member, state: str) -> None:
         if member.device is None:
             return  # a peer is nothing to the core
-        body = {"id": member.id, "epoch": member.epoch, "state": state, "endpoint": self._endpoint(member)}
+        body = {"id": member.id, "epoch": member.epoch, "state": state, "endpoint": self.endpoint(member)}
         if self.core.child is not None and not self.core.child.send("DEVICE", body):
-            self._log("the core does not read its channel")
+            self.log("the core does not read its channel")
             self.core.child.kill()
-
-    def _fence(self, member: Member) -> None:
-        """Make sure that a process is dead; its pidfd will say so. One that cannot be killed is shown as stuck."""
-        child = member.child
-        if child is None:
-            return
-        child.kill()
-
-        def look() -> None:
-            if member.child is child:
-                member.state, member.reason = "stuck", "cannot be killed; its requests stay pending"
-                self._tell_core(member, "stuck")
-
-        self._loop.after(FENCE_DEADLINE, look)
-
-    def _feel_pulses(self) -> None:
-        """Fence devices whose loop no longer turns: a process that is stopped, or caught in a handler. Looks that come
-        late do not count (then the host was busy, or asleep), and neither does a device under a debugger."""
-        self._loop.after(PULSE, self._feel_pulses)
-        now = time.monotonic()
-        late = now - self._felt > 1.5 * PULSE
-        self._felt = now
-        for member in self.devices:
-            if member.state != "running" or member.child is None or late or is_traced(member.child.pid):
-                member.silent = 0
-                continue
-            member.silent = 0 if member.has_pulse() else member.silent + 1
-            if member.silent >= HUNG:
-                member.reason = f"gave no sign of life for {PULSE * HUNG:.0f} s"
-                self._log(f"{member.id} {member.reason}")
-                self._fence(member)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -487,7 +422,7 @@ class Supervisor:
                 member.state = "stopping"
                 if not (member.started and member.child.send("STOP")):
                     member.child.kill()  # it has nothing yet that it could lose, or it does not listen
-        self._loop.after(STOP_DEADLINE, self._kill_all)
+        self.loop.after(STOP_DEADLINE, self._kill_all)
         self._continue_if_all_dead()
 
     def _kill_all(self) -> None:
@@ -503,7 +438,7 @@ class Supervisor:
         if self.phase == "resetting":
             self.phase = "starting"
             self.core.started = False
-            self._attempt(self._start_machine)
+            self.attempt(self._start_machine)
         else:
             self._finish()
 
@@ -523,60 +458,13 @@ class Supervisor:
             self.serial = None
         self._tell("EXIT", **self.outcome)
 
-    # -- questions -------------------------------------------------------------------------------------------------
-
-    def _ask(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the control socket. Raises BulkheadError."""
-        handler = self._REQUESTS.get(kind)
-        if handler is None:
-            raise ConfigError(f"the keeper knows no request {kind}", hint=f"It knows: {', '.join(self._REQUESTS)}.")
-        return handler(self, body)
-
-    def _ask_ps(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "machine": self.machine.name,
-            "phase": self.phase,
-            "guest": self.machine.guest,
-            "uptime": time.monotonic() - self.began,
-            "kips": core_word(self.shared, "kips"),
-            "serial": self.serial_location,
-            "processes": self.processes(),
-        }
-
-    def _ask_stop(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.end("stopped")
-        return {}
-
-    def _ask_restart(self, body: dict[str, Any]) -> dict[str, Any]:
-        member = self.members.get(body.get("id", ""))
-        if member is None:
-            known = ", ".join(self.members)
-            raise ConfigError(f"{self.machine.name} has no process {body.get('id')}", hint=f"It has: {known}.")
-        if member is self.core or self.phase != "running":
-            raise ConfigError(
-                f"{member.id} cannot be restarted {'' if member is self.core else 'now'}".rstrip(),
-                hint="The guest lives in the core: `bulkhead stop` ends it." if member is self.core else "",
-            )
-        child = member.child
-        if child is None:
-            return {"epoch": member.epoch + 1}  # on its way
-        member.wanted = True
-        if not (member.started and child.send("STOP")):
-            self._fence(member)
-        self._loop.after(STOP_DEADLINE, lambda: self._fence(member) if member.child is child else None)
-        return {"epoch": member.epoch + 1}
-
-    _REQUESTS: dict[str, Callable[[Supervisor, dict[str, Any]], dict[str, Any]]] = {
-        "PS": _ask_ps,
-        "STOP": _ask_stop,
-        "RESTART": _ask_restart,
-    }
+    # -- what others ask ---------------------------------------------------------------------------------------------
 
     def processes(self) -> list[dict[str, Any]]:
         """One row a process, the core first; counters since the machine started."""
         return [row_of(member, self.shared) for member in self.members.values()]
 
-    def _log(self, text: str) -> None:
+    def log(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log
 
 

@@ -14,8 +14,8 @@ import socket
 from devproc.kept import KEPT_SIZE
 from devproc.net.backend import parse_uri
 from devproc.net.device import default_mac
+from launcher.keeper.member import Member
 from launcher.machine import NETWORK, Device
-from launcher.member import Member
 from proto.errors import ConfigError
 
 __all__ = ["default_address", "has_peer", "lay_cable", "peer_name"]

@@ -1,0 +1,75 @@
+"""What the keeper answers over the control socket; the requests and their bodies are listed in `launcher.control`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from launcher.keeper.member import core_word
+from proto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from launcher.keeper.supervisor import Supervisor
+
+__all__ = ["Requests"]
+
+STOP_DEADLINE = 0.7  # seconds that a process has between STOP and SIGKILL
+
+
+class Requests:
+    """Each request is a method; it raises BulkheadError when it cannot be granted."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def answer(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request of the control socket. Raises BulkheadError."""
+        handler = self._REQUESTS.get(kind)
+        if handler is None:
+            raise ConfigError(f"the keeper knows no request {kind}", hint=f"It knows: {', '.join(self._REQUESTS)}.")
+        return handler(self, body)
+
+    def _ps(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "machine": self._supervisor.machine.name,
+            "phase": self._supervisor.phase,
+            "guest": self._supervisor.machine.guest,
+            "uptime": time.monotonic() - self._supervisor.began,
+            "kips": core_word(self._supervisor.shared, "kips"),
+            "serial": self._supervisor.serial_location,
+            "processes": self._supervisor.processes(),
+        }
+
+    def _stop(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._supervisor.end("stopped")
+        return {}
+
+    def _restart(self, body: dict[str, Any]) -> dict[str, Any]:
+        member = self._supervisor.members.get(body.get("id", ""))
+        if member is None:
+            known = ", ".join(self._supervisor.members)
+            raise ConfigError(
+                f"{self._supervisor.machine.name} has no process {body.get('id')}", hint=f"It has: {known}."
+            )
+        if member is self._supervisor.core or self._supervisor.phase != "running":
+            raise ConfigError(
+                f"{member.id} cannot be restarted {'' if member is self._supervisor.core else 'now'}".rstrip(),
+                hint="The guest lives in the core: `bulkhead stop` ends it." if member is self._supervisor.core else "",
+            )
+        child = member.child
+        if child is None:
+            return {"epoch": member.epoch + 1}  # on its way
+        member.wanted = True
+        if not (member.started and child.send("STOP")):
+            self._supervisor.recovery.fence(member)
+        self._supervisor.loop.after(
+            STOP_DEADLINE, lambda: self._supervisor.recovery.fence(member) if member.child is child else None
+        )
+        return {"epoch": member.epoch + 1}
+
+    _REQUESTS: dict[str, Callable[[Requests, dict[str, Any]], dict[str, Any]]] = {
+        "PS": _ps,
+        "STOP": _stop,
+        "RESTART": _restart,
+    }
