@@ -17,9 +17,10 @@ from typing import Any
 
 import msgpack
 
+from devproc.device import Device
 from proto.errors import BackendError
 
-__all__ = ["Journal", "make_memory"]
+__all__ = ["Journal", "kept_journal", "make_memory"]
 
 SIZE = 32 << 20  # sparse: what is not written is not there
 _WORD = struct.Struct("<I")
@@ -32,6 +33,18 @@ def make_memory(name: str) -> int:
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
     os.ftruncate(fd, SIZE)
     return fd
+
+
+def kept_journal(device: Device, name: str) -> Journal:
+    """The journal that the supervisor holds for a device under this name, a new one when there is none."""
+    fd = device.descriptors.pop(name, None)
+    if fd is None:
+        fd = make_memory(name)
+        device.store(name, fd)
+    try:
+        return Journal(fd)
+    finally:
+        os.close(fd)
 
 
 class Journal:

@@ -9,8 +9,8 @@ import os
 
 from devproc.device import Queue, VirtioDevice
 from devproc.fs.fuse import attributes, connection, directories, files, names
-from devproc.fs.fuse.session import ANSWERS, Session
-from devproc.fs.journal import Journal, make_memory
+from devproc.fs.fuse.session import Session, collect
+from devproc.fs.journal import kept_journal
 from devproc.fs.share import check_tag, open_tree
 from devproc.properties import Property
 from devproc.request import Request
@@ -20,8 +20,7 @@ from proto.virtio import DeviceId
 __all__ = ["VirtioFsDevice"]
 
 JOURNAL = "nodes"  # the descriptor's name with the supervisor
-GROUPS = (attributes, connection, directories, files, names)  # imported: they enter ANSWERS
-assert ANSWERS
+ANSWERS = collect(attributes, connection, directories, files, names)
 
 
 class FsConfig(Record):
@@ -47,12 +46,7 @@ class VirtioFsDevice(VirtioDevice):
             self.config.tag[place] = byte
         self.config.num_request_queues = 1
         self._tree = open_tree(self.backend, self.ro)
-        fd = self.descriptors.pop(JOURNAL, None)
-        if fd is None:
-            fd = make_memory(JOURNAL)
-            self.store(JOURNAL, fd)
-        self._session = Session(self._tree, Journal(fd))
-        os.close(fd)
+        self._session = Session(self._tree, kept_journal(self, JOURNAL), ANSWERS)
 
     def stop(self) -> None:
         self._session.nodes.close_files()

@@ -1,7 +1,7 @@
 """One FUSE session: takes a request apart, has the function for its opcode answer, and writes the answer.
 
-The functions are in the files beside this one and enter themselves in the table with `answers`. They are called with
-the session, the header and the fields of the request; they return the bytes of the answer, or raise OSError, whose
+The functions are in the files beside this one, marked with `answers`; `collect` makes a table of them. They are called
+with the session, the header and the fields of the request; they return the bytes of the answer, or raise OSError, whose
 errno the guest gets. FORGET and BATCH_FORGET have no answer at all.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import ModuleType
 
 from devproc.fs.fuse.messages import IN_HEADER, OUT_HEADER, REQUESTS, Header, Opcode, attributes, decode
 from devproc.fs.fuse.nodes import Handle, Nodes
@@ -19,7 +20,7 @@ from devproc.fs.tree import Attributes, OpenFile, Owner, Tree, fail, open_again
 from devproc.request import Request
 from proto.errors import BackendError
 
-__all__ = ["ANSWERS", "DATA_AT", "Session", "answers"]
+__all__ = ["DATA_AT", "Session", "answers", "collect"]
 
 REQUEST_MAX = 1 << 17  # bytes of a request without the data of WRITE: SETXATTR's value, BATCH_FORGET's list
 DATA_AT = OUT_HEADER.size  # where the data of READ begins
@@ -35,23 +36,29 @@ ONCE = frozenset(
 )
 
 Answer = Callable[..., bytes | None]
-ANSWERS: dict[int, Answer] = {}
 
 
 def answers(*opcodes: Opcode) -> Callable[[Answer], Answer]:
-    """Enter a function in the table."""
+    """Mark a function as the one that answers these opcodes."""
 
-    def enter(function: Answer) -> Answer:
-        ANSWERS.update(dict.fromkeys(opcodes, function))
+    def mark(function: Answer) -> Answer:
+        function.__dict__["answers"] = opcodes
         return function
 
-    return enter
+    return mark
+
+
+def collect(*groups: ModuleType) -> dict[int, Answer]:
+    """The table of all functions so marked in these files."""
+    found = [each for group in groups for each in vars(group).values() if hasattr(each, "answers")]
+    return {opcode: each for each in found for opcode in each.answers}
 
 
 class Session:
     """The state of one guest's session over `tree`."""
 
-    def __init__(self, tree: Tree, journal: Journal) -> None:
+    def __init__(self, tree: Tree, journal: Journal, answers: Mapping[int, Answer]) -> None:
+        self._answers = answers
         self.intents = Intents(journal)
         self.tree: Tree = Careful(tree, self.intents)
         self.nodes = Nodes(journal)
@@ -79,10 +86,10 @@ class Session:
         request, failure = self.request, 0
         body: bytes | None = b""
         try:
-            if header.opcode not in ANSWERS:
+            if header.opcode not in self._answers:
                 fail(errno.ENOSYS)
             fields, self.rest = decode(header.opcode, message)
-            body = ANSWERS[header.opcode](self, header, *fields)
+            body = self._answers[header.opcode](self, header, *fields)
         except OSError as error:
             failure = error.errno or errno.EIO
         except BackendError:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from devproc.device import Queue, VirtioDevice
-from devproc.fs.journal import Journal, make_memory
+from devproc.fs.journal import kept_journal
 from devproc.fs.ninep import attributes, connection, directories, files, locks, names, walk, xattrs
-from devproc.fs.ninep.session import ANSWERS, Session
+from devproc.fs.ninep.session import Session, collect
 from devproc.fs.share import TAG_MAX, check_tag, open_tree
 from devproc.properties import Property
 from devproc.request import Request
@@ -21,7 +21,7 @@ __all__ = ["NinePDevice"]
 
 MOUNT_TAG = 1 << 0
 JOURNAL = "fids"  # the descriptor's name with the supervisor
-GROUPS = (attributes, connection, directories, files, locks, names, walk, xattrs)  # imported: they enter ANSWERS
+ANSWERS = collect(attributes, connection, directories, files, locks, names, walk, xattrs)
 
 
 class NinePConfig(Record):
@@ -49,12 +49,7 @@ class NinePDevice(VirtioDevice):
         self.config.tag_len = len(tag)
         for place, byte in enumerate(tag):
             self.config.tag[place] = byte
-        fd = self.descriptors.pop(JOURNAL, None)
-        if fd is None:
-            fd = make_memory(JOURNAL)
-            self.store(JOURNAL, fd)
-        self._session = Session(self._tree, Journal(fd))
-        os.close(fd)
+        self._session = Session(self._tree, kept_journal(self, JOURNAL), ANSWERS)
 
     def stop(self) -> None:
         self._session.fids.close_files()
@@ -65,6 +60,3 @@ class NinePDevice(VirtioDevice):
 
     def handle(self, request: Request) -> None:
         self._session.handle(request)
-
-
-assert ANSWERS

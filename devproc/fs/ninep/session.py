@@ -1,7 +1,7 @@
 """One 9P session: takes a request apart, has the function for its type answer, and writes the response.
 
-The functions are in the files beside this one, a small group each, and enter themselves in the table with `answers`.
-They are called with the session and the fields of the message; they return the fields of the response, or raise
+The functions are in the files beside this one, a small group each, marked with `answers`; `collect` makes a table of
+them. They are called with the session and the fields of the message; they return the fields of the response, or raise
 OSError, whose errno the guest gets in Rlerror. Every request is answered before the next is taken, so Tflush finds
 nothing to do.
 """
@@ -9,7 +9,8 @@ nothing to do.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from devproc.fs.intents import Careful, Intents
@@ -20,7 +21,7 @@ from devproc.fs.tree import Attributes, OpenFile, Tree, fail, number_of, open_ag
 from devproc.request import Request
 from proto.errors import BackendError
 
-__all__ = ["ANSWERS", "MSIZE_MAX", "MSIZE_MIN", "Session", "answers"]
+__all__ = ["MSIZE_MAX", "MSIZE_MIN", "Session", "answers", "collect"]
 
 MSIZE_MIN, MSIZE_MAX = 4096, 512 << 10
 MSIZE_KEY = -1  # of the journal
@@ -37,23 +38,29 @@ ONCE = frozenset(
 )
 
 Answer = Callable[..., Sequence[Any]]
-ANSWERS: dict[int, Answer] = {}
 
 
 def answers(kind: Type) -> Callable[[Answer], Answer]:
-    """Enter a function in the table."""
+    """Mark a function as the one that answers a type."""
 
-    def enter(function: Answer) -> Answer:
-        ANSWERS[kind] = function
+    def mark(function: Answer) -> Answer:
+        function.__dict__["answers"] = (kind,)
         return function
 
-    return enter
+    return mark
+
+
+def collect(*groups: ModuleType) -> dict[int, Answer]:
+    """The table of all functions so marked in these files."""
+    found = [each for group in groups for each in vars(group).values() if hasattr(each, "answers")]
+    return {kind: each for each in found for kind in each.answers}
 
 
 class Session:
     """The state of one client's session over `tree`."""
 
-    def __init__(self, tree: Tree, journal: Journal) -> None:
+    def __init__(self, tree: Tree, journal: Journal, answers: Mapping[int, Answer]) -> None:
+        self._answers = answers
         self.intents = Intents(journal)
         self.tree: Tree = Careful(tree, self.intents)
         self.fids = Fids(journal)
@@ -105,7 +112,7 @@ class Session:
 
     def _answer(self, kind: int, tag: int, body: bytes) -> bytes:
         fields = decode(kind, body or self._body(kind))
-        answer = ANSWERS.get(kind)
+        answer = self._answers.get(kind)
         if answer is None:
             fail(errno.EOPNOTSUPP)
         result = answer(self, *fields)

@@ -31,12 +31,12 @@ class Client:
     def __init__(self, directory, read_only=False):
         self.tree = open_tree(str(directory), read_only)
         self.memory = make_memory("test")
-        self.session = Session(self.tree, Journal(self.memory))
+        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
         self.call(Opcode.INIT, 0, 7, 41, 65536, 0xFFFFFFFF)
 
     def successor(self):
         """The process was killed, and another one goes on."""
-        self.session = Session(self.tree, Journal(self.memory))
+        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
 
     def raw(self, data, room=8192):
         made, answer = request(data, room)

@@ -53,14 +53,14 @@ class Client:
     def __init__(self, directory, read_only=False, attach=True):
         self.tree = open_tree(str(directory), read_only)
         self.memory = make_memory("test")
-        self.session = Session(self.tree, Journal(self.memory))
+        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
         if attach:
             self.call(Type.VERSION, 65536, b"9P2000.L")
             self.call(Type.ATTACH, 0, 0xFFFFFFFF, b"", b"", 0)
 
     def successor(self):
         """The process was killed, and another one goes on."""
-        self.session = Session(self.tree, Journal(self.memory))
+        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
 
     def raw(self, data, room=8192, again=False):
         made, answer = request(data, room, again)
