@@ -39,11 +39,13 @@ class Queue:
 
     `in_order`: requests are given back in the order in which they were taken. What a killed process had taken then
     simply returns to the available ring, instead of coming again at once: buffers that wait for something to arrive.
+    `on_demand`: nothing is taken from it except while the device wants something (`want`).
     """
 
     name: str
     size: int = 256
     in_order: bool = False
+    on_demand: bool = False
 
 
 class State:
@@ -148,6 +150,8 @@ class VirtioDevice(Device):
         self._config_area = Area.allocate(self.Config.size()) if self.Config else None
         self.config: Any = self.Config(self._config_area.address) if self.Config and self._config_area else None
         self.config_changed: Callable[[], None] = lambda: None
+        self.want: Callable[[int, bool], None] = lambda queue, wanted: None  # of a queue that is served on demand
+        self.posted: Callable[[int], bool] = lambda queue: False  # has the driver put something there?
 
     def handle(self, request: Request) -> None:
         """Carry out one request. It is given back when this returns, unless it was deferred (`request.defer()`).

@@ -79,6 +79,7 @@ class Queues:
         self._queues: dict[int, _Queue] = {}
         self._table_size = 0
         self._deferred = 0
+        self._unwanted = {index for index, queue in enumerate(device.queues) if queue.on_demand}
 
     # -- what the core says ----------------------------------------------------------------------------------------
 
@@ -160,6 +161,17 @@ class Queues:
         for queue in self._queues.values():
             self._place(queue.ring, queue.setup)
 
+    def want(self, index: int, wanted: bool) -> None:
+        """Take requests from a queue that is served on demand, or leave them with the driver."""
+        (self._unwanted.discard if wanted else self._unwanted.add)(index)
+        if index in self._queues:
+            self._queues[index].ring.parked = int(not wanted)
+
+    def posted(self, index: int) -> bool:
+        """Is there a request to be taken from this queue?"""
+        queue = self._queues.get(index)
+        return queue is not None and queue.enabled and bool(self._engine.ring_has_work(queue.ring))
+
     def take_calls(self) -> int:
         """The queues, a bit each, for which a CALL is due; it is the caller's to send now."""
         calls = self._words[_CALLS]
@@ -194,6 +206,8 @@ class Queues:
 
     def _work_one(self, ring: Ring) -> None:
         for _ in range(BATCH):
+            if ring.parked:
+                break
             found = self._engine.ring_pop(ring, self.chain)
             if found == Pop.BROKEN:
                 self.report_broken()
@@ -270,6 +284,7 @@ class Queues:
         self._view[offset : offset + Ring.size()] = bytes(Ring.size())
         ring.num = size
         ring.queue = index
+        ring.parked = int(index in self._unwanted)
         ring.table = self._memory.table.address
         ring.inflight = self._inflight(index)
         page = self._pages.device.address

@@ -71,6 +71,8 @@ class Runtime:
         self._poll.register(channel, select.POLLIN)
         if isinstance(self.device, VirtioDevice):
             self.device.config_changed = self._config_changed
+        if isinstance(self.device, VirtioDevice) and self._queues is not None:
+            self.device.want, self.device.posted = self._queues.want, self._queues.posted
         if isinstance(self.device, MmioDevice):
             self.device.set_interrupt = self._set_interrupt
             self._set_interrupt(False)

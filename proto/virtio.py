@@ -48,6 +48,7 @@ class DeviceId(IntEnum):
     VSOCK = 19
     FS = 26
     SOUND = 25
+    V86FS = 63  # not the specification's: docs/shares.md
 
 
 class Status(IntFlag):
