@@ -32,6 +32,7 @@ from proto.pages import (
     read_word,
     reset_device_page,
 )
+from proto.trace import TRACE_SIZE, format_trace
 
 __all__ = [
     "Endpoint",
@@ -129,32 +130,36 @@ class Member:
 
 
 def make_machine_memory(machine: Machine) -> dict[str, Segment]:
-    """Guest RAM, its dirty map, and the page on which the core says how it is doing. Raises ConfigError."""
+    """Guest RAM, its dirty map, the page on which the core says how it is doing, its trace ring. Raises ConfigError."""
     with contextlib.ExitStack() as undo:
         shared: dict[str, Segment] = {}
         for name, size, what in (
             ("ram0", machine.memory, "guest memory"),
             ("dirty0", -(-machine.memory // PAGE_SIZE), "the dirty map"),
             ("stats", PAGE_SIZE, "the statistics page"),
+            ("trace", TRACE_SIZE, "a trace ring"),
         ):
             shared[name] = Segment(size, what)
             undo.callback(shared[name].close)
         format_stats_page(shared["stats"].view())
+        format_trace(shared["trace"].view())
         undo.pop_all()
     return shared
 
 
 def make_device_memory(member: Member, machine: Machine) -> None:
-    """A device's control pages and in-flight table. Raises ConfigError."""
+    """A device's control pages, in-flight table and trace ring. Raises ConfigError."""
     for name, size, what in (
         ("core_to_device", PAGE_SIZE, "a control page"),
         ("device_to_core", PAGE_SIZE, "a control page"),
         ("inflight", region_size(MAX_QUEUES, QUEUE_SIZE), "an in-flight table"),
+        ("trace", TRACE_SIZE, "a trace ring"),
     ):
         member.segments[name] = Segment(size, what)
     mode = LinkMode.MESSAGES if machine.link == "messages" else LinkMode.WORDS
     format_core_page(member.segments["core_to_device"].view(), mode)
     format_device_page(member.segments["device_to_core"].view())
+    format_trace(member.segments["trace"].view())
 
 
 # -- START -------------------------------------------------------------------------------------------------------------
@@ -237,6 +242,7 @@ def device_start(
                 "core_to_device": core_page,
                 "device_to_core": segments["device_to_core"].fd,
                 "inflight": segments["inflight"].fd,
+                "trace": segments["trace"].fd,
                 **member.lent,
             },
         )

@@ -87,7 +87,7 @@ def test_start_says_what_the_contract_says(member: Member) -> None:
     make_device_memory(member, MACHINE)
     member.next_epoch()
     with device_start(MACHINE, member, shared, "ipc:///x") as (body, fds):
-        assert set(fds) == {"region0", "dirty0", "core_to_device", "device_to_core", "inflight"}
+        assert set(fds) == {"region0", "dirty0", "core_to_device", "device_to_core", "inflight", "trace"}
         assert (body["id"], body["epoch"], body["backend"]) == ("blk0", 1, "file:/x")
         assert body["regions"] == [{"id": 0, "gpa": RAM_BASE, "size": MACHINE.memory}]
         with pytest.raises(OSError):
