@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from core import events
-from core.board import boot, virt
+from core.board import boot, clock, virt
 from core.board.state import UART_TX_RING, Board
 from core.cpu.engine import load_engine
 from core.cpu.machine import HartSet
@@ -25,6 +26,8 @@ from proto.errors import ConfigError, ProtocolError
 from proto.pages import PAGE_SIZE, CoreState, CoreStats, LinkMode
 
 INFLIGHT_QUEUE_SIZE = 1024  # entries a queue of the in-flight tables that the keeper makes
+PAUSE_PATIENCE = 0.02  # seconds to wait for harts to stop before time does; one that a device holds may take longer
+PAUSE_LOOK = 0.0002
 SEED_BYTES = 64  # for the guest's random number generator
 
 
@@ -82,6 +85,7 @@ class Machine:
         self.regions = [Region(0, virt.RAM_BASE, description.memory)]
         self.devices: list[Device] = []
         self.started = False
+        self.paused = False
         self._threads: list[threading.Thread] = []
 
     def load(self, files: boot.BootFiles) -> boot.Boot:
@@ -110,6 +114,33 @@ class Machine:
         self.harts.ask_to_exit()
         for thread in self._threads:
             thread.join(5.0)
+
+    def pause_harts(self) -> None:
+        """Have the guest stand still: harts stop at their next look at `attention`, asleep or not, and then mtime does.
+
+        A hart that a device holds stops when the device lets it go; devices go on. Harts that have not begun yet will
+        not. Nothing new when the guest is paused already."""
+        if self.paused:
+            return
+        self.paused = True
+        self.harts.pause()
+        deadline = time.monotonic() + PAUSE_PATIENCE
+        while self.harts.running() and time.monotonic() < deadline:
+            time.sleep(PAUSE_LOOK)
+        clock.freeze_clock(self.board)
+
+    def resume_harts(self) -> None:
+        """The guest goes on; its time goes on from where it stood."""
+        if self.paused:
+            self.paused = False
+            clock.thaw_clock(self.board)
+            self.harts.resume()
+
+    def state(self) -> CoreState:
+        """What the statistics page says."""
+        if not self.started:
+            return CoreState.STARTING
+        return CoreState.PAUSED if self.paused else CoreState.RUNNING
 
     def instret(self) -> int:
         """Instructions retired by all harts."""

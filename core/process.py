@@ -118,7 +118,7 @@ class CoreProcess:
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + LOOP_PERIOD
-                self.machine.publish(CoreState.RUNNING if self.machine.started else CoreState.STARTING)
+                self.machine.publish(self.machine.state())
                 for link in self.links.values():
                     link.overdue(now)
         self._drain_events()
@@ -136,13 +136,16 @@ class CoreProcess:
         for link in self.links.values():
             if link.socket in ready:
                 link.receive()
+            if link.handover.socket in ready:
+                link.handover.receive()
         if self.channel.fileno() in ready:
             self._obey(self.channel)
 
     def _watch(self) -> zmq.Poller:
         """The poller of everything that can wake us; made anew only when that has changed."""
         interests = dict(self.console.interests())
-        sockets = [link.socket for link in self.links.values() if link.socket is not None]
+        open_sockets = [socket for link in self.links.values() for socket in (link.socket, link.handover.socket)]
+        sockets = [socket for socket in open_sockets if socket is not None]
         if interests != self._console_interests or sockets != self._sockets:
             self._console_interests, self._sockets = interests, sockets
             self._poller = zmq.Poller()
@@ -195,19 +198,38 @@ class CoreProcess:
             return
         if packet.kind == "DEVICE":
             self._device(packet.body)
+        elif packet.kind in ("PAUSE", "CONT"):
+            self._pause(packet.kind == "PAUSE")
         elif packet.kind == "STOP":
             self._stop.set()
         packet.close()
+
+    def _pause(self, pause: bool) -> None:
+        """The guest stands still, or goes on; sessions with devices are served all the while."""
+        if pause:
+            self.machine.pause_harts()
+        else:
+            self.machine.resume_harts()
+        self.machine.publish(self.machine.state())
+        self._tell("STATE", {"state": "paused" if pause else "running"})
 
     def _device(self, body: dict[str, Any]) -> None:
         link = self.links.get(body["id"])
         if link is None:
             return
+        epoch, handover = body["epoch"], link.handover
         if body["state"] == "dead":
             link.gone()
-        elif body["state"] == "starting":
+        elif body["state"] == "quiesce":
+            handover.quiesce(epoch, body["release"])
+        elif body["state"] == "adopt":
+            handover.adopt(epoch)
+        elif body["state"] == "abandon":
+            handover.abandon(epoch)
+        elif body["state"] in ("starting", "candidate"):
+            expect = link.expect if body["state"] == "starting" else handover.candidate
             try:
-                link.expect(body["epoch"], body["endpoint"])
+                expect(epoch, body["endpoint"])
             except zmq.ZMQError as error:
                 self._report("REFUSED", {"id": link.name, "epoch": body["epoch"], "error": str(error)})
                 return

@@ -6,6 +6,7 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     PS {}            → machine, phase, guest, uptime, kips, serial, processes (the rows of `bulkhead ps`)
     STOP {}          → nothing; end-of-file when the machine has ended and everything of it is removed
     RESTART {id}     → epoch: of the process to come
+    PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
 """
 
 from __future__ import annotations

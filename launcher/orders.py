@@ -1,4 +1,4 @@
-"""`bulkhead stop` and `bulkhead restart`: orders to a running machine's keeper, and the wait until they are done."""
+"""`bulkhead stop`, `restart`, `pause` and `cont`: orders to a keeper, and the wait until they are done."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ from launcher.exitcodes import ExitCode
 from proto.channel import Channel
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 
-__all__ = ["await_running", "restart", "restart_arguments", "stop", "stop_arguments"]
+__all__ = [
+    "await_running",
+    "cont",
+    "machine_argument",
+    "pause",
+    "restart",
+    "restart_arguments",
+    "stop",
+    "stop_arguments",
+]
 
 STOP_DEADLINE = 10.0  # seconds
 RESTART_DEADLINE = 15.0
+PAUSE_DEADLINE = 5.0
 PERIOD = 0.005  # seconds between two questions whether the new process serves
 
 
@@ -54,6 +64,33 @@ def restart(arguments: argparse.Namespace) -> int:
         row = await_running(channel, arguments.id, epoch, began + RESTART_DEADLINE)
         took = time.monotonic() - began
         print(f"{arguments.id} {row['pid']} serves, epoch {row['epoch']}, after {took * 1000:.0f} ms")
+    return ExitCode.OK
+
+
+def machine_argument(parser: argparse.ArgumentParser) -> None:
+    """The argument of verbs that take no other."""
+    parser.add_argument("--machine", metavar="NAME", help="the machine")
+
+
+def pause(arguments: argparse.Namespace) -> int:
+    """Have the guest stand still; returns when it does."""
+    return _order_guest(arguments, "PAUSE", "paused")
+
+
+def cont(arguments: argparse.Namespace) -> int:
+    """Have the guest go on; returns when it does."""
+    return _order_guest(arguments, "CONT", "running")
+
+
+def _order_guest(arguments: argparse.Namespace, kind: str, phase: str) -> int:
+    name = choose_machine(arguments.machine)
+    with connect(name) as channel:
+        deadline = time.monotonic() + PAUSE_DEADLINE
+        request(channel, kind)
+        while request(channel, "PS")["phase"] != phase:
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{name}: the core did not obey within {PAUSE_DEADLINE:.0f} s")
+            time.sleep(PERIOD)
     return ExitCode.OK
 
 

@@ -29,7 +29,7 @@ PERIOD = 1.0  # seconds between two looks of a live one
 HEADER = ("ID", "ROLE", "PID", "STATE", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE", "BACKEND")
 NUMBERS = ("PID", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE")
 NONE = "-"
-STATE_COLOURS = {"running": "green", "stuck": "red", "restarting": "yellow"}
+STATE_COLOURS = {"running": "green", "stuck": "red", "quarantined": "red", "restarting": "yellow", "paused": "yellow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +139,7 @@ def table_of(before: dict[str, Any], now: dict[str, Any], columns: int | None) -
         for line, colour, row in zip(lines, colours, [{}, *now["processes"]], strict=True)
     ]
     parts = [f"machine {now['machine']}", f"{now['phase']} {_duration(now['uptime'])}"]
-    if now["phase"] == "running":
+    if now["phase"] in ("running", "paused"):
         parts.append(f"{now['kips'] / 1000:.0f} MIPS")
     parts.append(now["guest"])
     if now.get("serial"):

@@ -110,6 +110,22 @@ VERBS = (
         "Like pulling the plug: the guest is not asked. Returns when everything of the machine is gone.",
     ),
     Verb(
+        "pause",
+        "have the guest stand still",
+        "bulkhead pause [--machine NAME]",
+        "orders:pause",
+        "orders:machine_argument",
+        "The guest's harts run nothing and its time does not pass; devices and their sessions go on.",
+    ),
+    Verb(
+        "cont",
+        "have a paused guest go on",
+        "bulkhead cont [--machine NAME]",
+        "orders:cont",
+        "orders:machine_argument",
+        "Also starts devices that wait because of on-crash=pause.",
+    ),
+    Verb(
         "restart",
         "replace a device's process by a new one; the guest sees a pause",
         "bulkhead restart ID [--machine NAME]",

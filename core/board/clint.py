@@ -8,7 +8,7 @@ the built-in SBI, which keeps its timer there). Harts compare when their budget 
 from core.board.clock import board_time
 from core.board.state import NEVER, TICK_NS, Board
 from core.cpu.signal import clear_mip, notify_hart, set_mip
-from core.cpu.state import Hart
+from core.cpu.state import CONTROL_PAUSE, Hart
 from core.cpu.status import ENVCFG_STCE, MIP_MSIP, MIP_MTIP, MIP_STIP
 from native import fn, monotonic_ns, u32, u64, wrap64
 
@@ -87,7 +87,7 @@ def skip_time(hart: Hart) -> None:
     """Lockstep: the machine sleeps, so time jumps to the next comparator. Without lockstep, nothing."""
     board = Board(hart.board)
     clint = board.clint
-    if clint.lockstep == 0:
+    if clint.lockstep == 0 or (hart.control & CONTROL_PAUSE) != 0:  # a paused machine waits for no timer
         return
     due: u64 = hart_comparator(board, hart)
     now: u64 = board_time(board)

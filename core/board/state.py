@@ -53,6 +53,7 @@ class Clint(Record):
 
     mtimecmp: Array[u64] = relaxed(count=MAX_HARTS)
     epoch_ns: u64 = relaxed()  # CLOCK_MONOTONIC at which mtime was 0
+    frozen: u64 = acquire()  # not 0: the machine is paused, and mtime is one less than this
     # lockstep: time is counted in instructions, and skipped ahead while every hart sleeps
     lockstep: u32 = relaxed()  # 1: on
     instructions_per_tick: u64 = relaxed()

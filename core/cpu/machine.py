@@ -13,7 +13,16 @@ from core.board.boot import Boot, Mode
 from core.board.state import HsmState
 from core.board.virt import RAM_BASE, ROM_BASE, ROM_SIZE, BuiltBoard, Machine
 from core.cpu.handlers import H_CROSS, H_DECODE
-from core.cpu.state import CONTROL_EXIT, CONTROL_PAUSE, PAGE_SIZE, SLOT_PAGE_SIZE, Hart, SlotPage
+from core.cpu.state import (
+    ACTIVITY_RUNNING,
+    ACTIVITY_WAITING,
+    CONTROL_EXIT,
+    CONTROL_PAUSE,
+    PAGE_SIZE,
+    SLOT_PAGE_SIZE,
+    Hart,
+    SlotPage,
+)
 from core.cpu.status import SATP_BARE, SATP_SV39
 from native import Area
 from proto.pages import CoreState, CoreStats
@@ -87,6 +96,10 @@ class HartSet:
         """Let harts that were paused go on."""
         for hart in self.harts:
             self.engine.release_hart(hart, CONTROL_PAUSE)
+
+    def running(self) -> bool:
+        """Does any hart run guest code, or wait inside one of its instructions?"""
+        return any(hart.activity in (ACTIVITY_RUNNING, ACTIVITY_WAITING) for hart in self.harts)
 
     def instret(self) -> int:
         """Instructions retired by all harts, as of their last looks up."""

@@ -33,7 +33,7 @@ class Requests:
     def _ps(self, body: dict[str, Any]) -> dict[str, Any]:
         return {
             "machine": self._supervisor.machine.name,
-            "phase": self._supervisor.phase,
+            "phase": "paused" if self._supervisor.pause.paused else self._supervisor.phase,
             "guest": self._supervisor.machine.guest,
             "uptime": time.monotonic() - self._supervisor.began,
             "kips": core_word(self._supervisor.shared, "kips"),
@@ -43,6 +43,14 @@ class Requests:
 
     def _stop(self, body: dict[str, Any]) -> dict[str, Any]:
         self._supervisor.end("stopped")
+        return {}
+
+    def _pause(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._supervisor.pause.pause()
+        return {}
+
+    def _cont(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._supervisor.pause.resume()
         return {}
 
     def _restart(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -72,4 +80,6 @@ class Requests:
         "PS": _ps,
         "STOP": _stop,
         "RESTART": _restart,
+        "PAUSE": _pause,
+        "CONT": _cont,
     }

@@ -39,6 +39,7 @@ from launcher.keeper.member import (
     row_of,
 )
 from launcher.keeper.network import has_peer, lay_cable, peer_name
+from launcher.keeper.pause import Pause
 from launcher.keeper.recovery import DEVICE, PULSE, Recovery
 from launcher.keeper.requests import Requests
 from launcher.keeper.segments import Segment
@@ -94,6 +95,7 @@ class Supervisor:
         self.recovery = Recovery(self)
         self._control = ControlServer(directory.control, self.loop, Requests(self).answer)
 
+        self.pause = Pause(self)
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -162,6 +164,7 @@ class Supervisor:
         self.resetting = False
         self.shared = make_machine_memory(self.machine)
         for member in self.devices:
+        self.pause.begin_anew()
             make_device_memory(member, self.machine)
             if member.device is not None and member.device.device == NETWORK:
                 lay_cable(member, self.peers.get(member.id))
@@ -273,6 +276,8 @@ class Supervisor:
     def _core_exit(self, member: Member, packet: Packet) -> None:
         body = packet.body
         reason = body.get("reason", "error")
+        if self.pause.heard(packet.body.get("state", "")):
+            return
         if reason == "reset" and self.machine.reboot and self.phase in ("starting", "running"):
             self.log("the guest asks for a reset")
             self.resetting = True
