@@ -93,9 +93,9 @@ class Supervisor:
         self.loop = Loop()
         self._spares = spares or {}
         self.recovery = Recovery(self)
+        self.pause = Pause(self)
         self._control = ControlServer(directory.control, self.loop, Requests(self).answer)
 
-        self.pause = Pause(self)
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -162,9 +162,9 @@ class Supervisor:
     def _start_machine(self) -> None:
         """Make memory and start every process; the core comes first, and the devices once it listens."""
         self.resetting = False
+        self.pause.begin_anew()
         self.shared = make_machine_memory(self.machine)
         for member in self.devices:
-        self.pause.begin_anew()
             make_device_memory(member, self.machine)
             if member.device is not None and member.device.device == NETWORK:
                 lay_cable(member, self.peers.get(member.id))
@@ -266,6 +266,8 @@ class Supervisor:
                     self._tell("STATE", id=member.id, text=member.reason or "has not started yet")
 
     def _core_state(self, member: Member, packet: Packet) -> None:
+        if self.pause.heard(packet.body.get("state", "")):
+            return
         self._tell("STATE", id=member.id, text=packet.body.get("state", ""))
 
     def _core_started(self, member: Member, packet: Packet) -> None:
@@ -276,8 +278,6 @@ class Supervisor:
     def _core_exit(self, member: Member, packet: Packet) -> None:
         body = packet.body
         reason = body.get("reason", "error")
-        if self.pause.heard(packet.body.get("state", "")):
-            return
         if reason == "reset" and self.machine.reboot and self.phase in ("starting", "running"):
             self.log("the guest asks for a reset")
             self.resetting = True
