@@ -23,9 +23,10 @@ from typing import Any, Protocol
 
 import zmq
 
+from core.handover import Handover, check_hello
 from proto.errors import BulkheadError, ProtocolError
-from proto.messages import MESSAGES, VERSION, Message, decode, encode
-from proto.pages import MAX_QUEUES, layout_hash
+from proto.messages import MESSAGES, Message, decode, encode
+from proto.pages import MAX_QUEUES
 from proto.virtio import Status
 
 HOLD_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
@@ -64,6 +65,12 @@ class Port(Protocol):
     @property
     def driver_features(self) -> int:
         """The features that the driver has accepted."""
+
+    def check(self, hello: dict[str, Any]) -> None:
+        """Raises ProtocolError when a process that says this does not fit what the guest has already seen."""
+
+    def config(self) -> bytes:
+        """The configuration space that the guest sees."""
 
     def attach(self, hello: dict[str, Any], epoch: int) -> None:
         """A process of `epoch` is there. Raises ProtocolError when it does not fit what the guest has already seen."""
@@ -112,7 +119,7 @@ class DeviceLink:
         self.received = 0
         self._context = context
         self._regions = regions
-        self._report = report
+        self._report = self.report = report
         self._queue_size = queue_size
         self._seq = 0
         self._waiting: dict[int, tuple[str, Callable[[dict[str, Any] | None], None], float]] = {}
@@ -120,6 +127,8 @@ class DeviceLink:
         self._correlation = 0
         self._served: set[int] = set()  # queues that a device process has begun to serve since the driver set them up
         self._eras = [0] * MAX_QUEUES  # how often the driver has stopped each queue
+        self._held: list[Callable[[], None]] | None = None  # what harts want while a swap hands the device over
+        self.handover = Handover(self, self._bind)
 
     # -- what the keeper says --------------------------------------------------------------------------------------
 
@@ -129,13 +138,7 @@ class DeviceLink:
         self.epoch = epoch
         self.up = False
         self.dead = False
-        socket = self._context.socket(zmq.PAIR)
-        socket.linger = 0
-        socket.sndhwm = SEND_QUEUE
-        socket.rcvhwm = SEND_QUEUE
-        socket.maxmsgsize = 4 << 20
-        socket.bind(endpoint)
-        self.socket = socket
+        self.socket = self._bind(endpoint)
 
     def gone(self) -> None:
         """The process is dead: its pidfd said so. Whatever waited for it is answered."""
@@ -143,10 +146,53 @@ class DeviceLink:
         self.dead = True
         self._close_socket()
         self.port.detach()
+        self._answer_all()
+        self._release()
+
+    # -- a swap ----------------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """From now on, what harts want by message waits until `adopt` or `let_go`."""
+        if self._held is None:
+            self._held = []
+
+    def let_go(self) -> None:
+        """What waited is done."""
+        held, self._held = self._held, None
+        for action in held or ():
+            action()
+
+    def ask(
+        self, name: str, body: dict[str, Any], then: Callable[[dict[str, Any] | None], None], deadline: float
+    ) -> bool:
+        """A request of the handover to the process that serves. False when there is none, or it does not read."""
+        return self._request(name, body, then, deadline)
+
+    def adopt(self, socket: zmq.Socket[bytes], epoch: int, hello: dict[str, Any]) -> None:
+        """The process behind `socket`, whose HELLO was answered, is the device from now on; its predecessor is
+        fenced."""
+        self._close_socket()
+        self.socket, self.epoch = socket, epoch
+        self.up = False
+        self._answer_all()
+        try:
+            self.port.attach(hello, epoch)
+        except ProtocolError as error:  # the driver has settled something else since it was checked
+            self._report("REFUSED", {"id": self.name, "epoch": epoch, "error": error.describe()})
+            return
+        self.dead = False
+        self.up = True
+        self._request("TAKE_OVER", {})
+        self._replay(hello)
+        self._release()
+        self.let_go()
+        self._report("CONNECTED", {"id": self.name, "epoch": epoch})
+
+    def _answer_all(self) -> None:
+        """What the process was asked, it will not answer any more."""
         waiting, self._waiting = self._waiting, {}
         for _, then, _ in waiting.values():
             then(None)
-        self._release()
 
     # -- what the guest does ---------------------------------------------------------------------------------------
 
@@ -157,6 +203,9 @@ class DeviceLink:
 
     def status_written(self, status: int) -> None:
         """The driver wrote the status register; 0 holds the hart until the device is quiet or dead."""
+        if self._held is not None:
+            self._held.append(lambda: self.status_written(status))
+            return
         if status == 0:
             self._set_up_anew(range(MAX_QUEUES))
             self._hold("RESET", {})
@@ -170,6 +219,9 @@ class DeviceLink:
 
     def queue_written(self, queue: int, ready: bool) -> None:
         """The driver wrote QueueReady; 0 holds the hart until the queue is quiet."""
+        if self._held is not None:
+            self._held.append(lambda: self.queue_written(queue, ready))
+            return
         if not ready:
             self._set_up_anew([queue])
             self._hold("GET_BASE", {"queue": queue})
@@ -180,6 +232,9 @@ class DeviceLink:
 
     def config_written(self, offset: int, size: int, value: int) -> None:
         """The driver wrote the configuration space; the hart waits for what it is now."""
+        if self._held is not None:
+            self._held.append(lambda: self.config_written(offset, size, value))
+            return
 
         def done(body: dict[str, Any] | None) -> None:
             if body is not None:
@@ -193,6 +248,9 @@ class DeviceLink:
 
     def mmio_read(self, offset: int, size: int, sequence: int) -> None:
         """A hart reads a register of a device that is not virtio and waits for the value."""
+        if self._held is not None:
+            self._held.append(lambda: self.mmio_read(offset, size, sequence))
+            return
 
         def done(body: dict[str, Any] | None) -> None:
             if body is not None:
@@ -202,6 +260,9 @@ class DeviceLink:
 
     def mmio_write(self, offset: int, size: int, sequence: int, value: int) -> None:
         """A hart wrote a register of a device that is not virtio."""
+        if self._held is not None:
+            self._held.append(lambda: self.mmio_write(offset, size, sequence, value))
+            return
         self._post("MMIO_WRITE", {"offset": offset, "size": size, "sequence": sequence, "value": value})
 
     # -- what the device says --------------------------------------------------------------------------------------
@@ -231,6 +292,7 @@ class DeviceLink:
 
     def close(self) -> None:
         """End the session without a word; the keeper ends the process."""
+        self.handover.close()
         self._close_socket()
 
     def _dispatch(self, message: Message) -> None:
@@ -268,12 +330,7 @@ class DeviceLink:
     def _hello(self, message: Message) -> None:
         body = message.body
         try:
-            if body["version"] != VERSION:
-                raise ProtocolError(f"protocol version {body['version']}, this side speaks {VERSION}", field="version")
-            if body["layout"] != layout_hash():
-                raise ProtocolError("its shared-memory layout is another version's", field="layout")
-            if body["id"] != self.name or body["epoch"] != self.epoch:
-                raise ProtocolError(f"HELLO of {body['id']} epoch {body['epoch']}", field="id")
+            check_hello(body, self.name, self.epoch)
             self.port.attach(body, self.epoch)
         except ProtocolError as error:
             refusal = {"code": type(error).__name__, "text": error.describe()[:4000]}
@@ -397,6 +454,15 @@ class DeviceLink:
             return False
         self.sent += 1
         return True
+
+    def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        socket.linger = 0
+        socket.sndhwm = SEND_QUEUE
+        socket.rcvhwm = SEND_QUEUE
+        socket.maxmsgsize = 4 << 20
+        socket.bind(endpoint)
+        return socket
 
     def _close_socket(self) -> None:
         if self.socket is not None:

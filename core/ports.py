@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.board.state import Board
+from core.candidate import feature_names
 from core.link import QueueState
 from core.virtio.transport import CONFIG_BYTES, DeviceState
 from native import Area
@@ -63,16 +64,25 @@ class VirtioPort:
         """The features that the driver has accepted."""
         return self.transport.driver_features
 
-    def attach(self, hello: dict[str, Any], epoch: int) -> None:
-        """A process is there. What the guest has already seen must still be true; raises ProtocolError otherwise."""
+    def check(self, hello: dict[str, Any]) -> None:
+        """What the guest has already seen must still be true; raises ProtocolError otherwise."""
         transport = self.transport
         if transport.device_id not in (0, hello["device_id"]):
             raise ProtocolError(f"virtio device {hello['device_id']}, the guest knows {transport.device_id}")
         if transport.status & Status.FEATURES_OK and transport.driver_features & ~hello["features"]:
-            missing = transport.driver_features & ~hello["features"]
-            raise ProtocolError(f"features {missing:#x} that the driver uses are missing", field="features")
+            missing = feature_names(hello["device_id"], transport.driver_features & ~hello["features"])
+            raise ProtocolError(f"features that the driver uses are missing: {missing}", field="features")
         if len(hello["queues"]) < transport.nqueues and transport.status:
             raise ProtocolError(f"{len(hello['queues'])} queues, the guest knows {transport.nqueues}", field="queues")
+        for queue in self.live_queues():
+            if queue.size > hello["queues"][queue.index]:
+                text = f"queue {queue.index} of {hello['queues'][queue.index]} entries, the driver uses {queue.size}"
+                raise ProtocolError(text, field="queues")
+
+    def attach(self, hello: dict[str, Any], epoch: int) -> None:
+        """A process is there. Raises ProtocolError when it does not fit."""
+        self.check(hello)
+        transport = self.transport
         transport.device_id = hello["device_id"]
         transport.device_features = hello["features"]
         for index, size in enumerate(hello["queues"]):
@@ -140,12 +150,20 @@ class WindowPort:
         self.window.device_page = pages.device_page.address
         self.engine.window_state(board, index, DeviceState.STARTING)
 
-    def attach(self, hello: dict[str, Any], epoch: int) -> None:
-        """A process is there; its registers must fit the window."""
+    def check(self, hello: dict[str, Any]) -> None:
+        """Its registers must fit the window; raises ProtocolError otherwise."""
         if hello["device_id"] or not 0 < hello["mmio_size"] <= self.window.length:
             raise ProtocolError(
                 f"{hello['mmio_size']} bytes of registers in a window of {self.window.length}", field="mmio_size"
             )
+
+    def config(self) -> bytes:
+        """It has none."""
+        return b""
+
+    def attach(self, hello: dict[str, Any], epoch: int) -> None:
+        """A process is there. Raises ProtocolError when it does not fit."""
+        self.check(hello)
         self.pages.open(epoch)
         self.engine.window_state(self.board, self.index, DeviceState.LIVE)
 

@@ -136,13 +136,16 @@ class CoreProcess:
         for link in self.links.values():
             if link.socket in ready:
                 link.receive()
+            if link.handover.socket in ready:
+                link.handover.receive()
         if self.channel.fileno() in ready:
             self._obey(self.channel)
 
     def _watch(self) -> zmq.Poller:
         """The poller of everything that can wake us; made anew only when that has changed."""
         interests = dict(self.console.interests())
-        sockets = [link.socket for link in self.links.values() if link.socket is not None]
+        open_sockets = [socket for link in self.links.values() for socket in (link.socket, link.handover.socket)]
+        sockets = [socket for socket in open_sockets if socket is not None]
         if interests != self._console_interests or sockets != self._sockets:
             self._console_interests, self._sockets = interests, sockets
             self._poller = zmq.Poller()
@@ -214,11 +217,19 @@ class CoreProcess:
         link = self.links.get(body["id"])
         if link is None:
             return
+        epoch, handover = body["epoch"], link.handover
         if body["state"] == "dead":
             link.gone()
-        elif body["state"] == "starting":
+        elif body["state"] == "quiesce":
+            handover.quiesce(epoch, body["release"])
+        elif body["state"] == "adopt":
+            handover.adopt(epoch)
+        elif body["state"] == "abandon":
+            handover.abandon(epoch)
+        elif body["state"] in ("starting", "candidate"):
+            expect = link.expect if body["state"] == "starting" else handover.candidate
             try:
-                link.expect(body["epoch"], body["endpoint"])
+                expect(epoch, body["endpoint"])
             except zmq.ZMQError as error:
                 self._report("REFUSED", {"id": link.name, "epoch": body["epoch"], "error": str(error)})
                 return

@@ -77,6 +77,7 @@ class State:
 class Device:
     """What both kinds of device share. Not subclassed directly."""
 
+    starts_late = False  # in a swap, `start` is called when the predecessor is quiet and has released what it had
     state_version = 1  # counts up whenever the fields change; `upgrade` then reads the older ones
 
     def __init__(self, id: str, properties: Mapping[str, Any], *, backend: str = "", owner: str = "") -> None:
@@ -98,6 +99,19 @@ class Device:
 
     def reset(self) -> None:
         """The driver reset the device: back to how `start` left it."""
+
+    def release(self) -> None:
+        """Nothing is in flight, and a successor is about to start: let go of what it needs for itself alone."""
+
+    def reclaim(self) -> None:
+        """The successor did not come up, and this process goes on: take again what `release` let go. Raises what
+        `start` raises."""
+
+    def taken_over(self) -> None:
+        """A successor in a swap is now the device; `load` came before, if there was a state."""
+
+    def told(self, kind: str, body: dict[str, Any]) -> None:
+        """The keeper says something that is this kind of device's own business."""
 
     def save(self) -> bytes:
         """The state fields, packed."""

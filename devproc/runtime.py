@@ -21,7 +21,7 @@ from devproc.queues import Pages, Queues
 from devproc.session import Session
 from native.memory import Area
 from proto.channel import Channel, Packet
-from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ProtocolError
+from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ImageLocked, ProtocolError
 from proto.memory import GuestMemory
 from proto.messages import MAX_BODY
 from proto.pages import PAGE_SIZE, DeviceToCore, check_pages
@@ -45,6 +45,8 @@ class Runtime:
         self._epoch: int = start.body["epoch"]
         self._level: int = start.body.get("log_level", 20)
         self._due = 0  # CALLs that ZeroMQ would not take, a bit a queue
+        self._candidate: bool = start.body.get("candidate", False)  # until TAKE_OVER, pages and rings are another's
+        self._line: bool | None = None  # what a candidate would have its interrupt line be
         self._engine = load_engine()
         self._pages = self._map_pages(start)
         self._memory = self._map_memory(start)
@@ -54,7 +56,7 @@ class Runtime:
         self.device.log, self.device.watch, self.device.unwatch = self.log, self.watch, self.unwatch
         self.device.descriptors = start.fds  # those that are left
         self.device.store, self.device.unstore = self._store, self._unstore
-        self.device.start()
+        self._start_device(start)
         self._socket = self._connect(start.body["endpoint"])
         self._queues = self._make_queues()
         self._run_loop = self._choose_loop()
@@ -75,13 +77,16 @@ class Runtime:
             self.device.want, self.device.posted = self._queues.want, self._queues.posted
         if isinstance(self.device, MmioDevice):
             self.device.set_interrupt = self._set_interrupt
-            self._set_interrupt(False)
+            if not self._candidate:
+                self._set_interrupt(False)
+        self._session.candidate = self._candidate
+        self._session.take_over = self._take_over
 
     def run(self) -> None:
         """Say HELLO and serve. Raises ConfigError when the core refuses this process."""
         self._session.hello(os.getpid())
         while not self.stopping:
-            reason = self._turn()
+            reason = self._turn() if not self._candidate else Reason.SLEEP
             timeout = 0.0
             if reason == Reason.SLEEP:
                 timeout = RETRY if self._due else HEARTBEAT
@@ -175,6 +180,21 @@ class Runtime:
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def _send(self, data: bytes) -> bool:
+        elif packet.kind == "TELL":
+            self.device.told(str(packet.body.get("kind", "")), packet.body)
+
+    # -- the trace -------------------------------------------------------------------------------------------------
+
+    def _trace(self, point: TracePoint, head: int, position: int, id: int, a: int, b: int, text: str = "") -> None:
+        ring = self._pages.trace_address
+        if ring:
+            words = text_words(text)
+            self._engine.trace(ring, time.monotonic_ns(), point, NO_QUEUE, head, position, id, a, b, *words)
+
+    def _trace_message(self, point: TracePoint, data: bytes) -> None:
+        if len(data) >= HEADER.size:
+            _, _, number, flags, _, epoch, seq, _, _, _ = HEADER.unpack_from(data)
+            self._trace(point, epoch, number, seq, len(data), flags)
         """Never blocks: a core that does not read must not stop its devices."""
         try:
             self._socket.send(data, _NOBLOCK)
@@ -220,10 +240,47 @@ class Runtime:
             self._send_calls(self._due | 1)
 
     # -- beginning -------------------------------------------------------------------------------------------------
+        if self._candidate:
+            self._line = level
+            return
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
         self._context: zmq.Context[Any] = zmq.Context()
         socket = self._context.socket(zmq.PAIR)
+    # -- a swap ----------------------------------------------------------------------------------------------------
+
+    def _start_device(self, start: Packet) -> None:
+        """Open what the device needs. A candidate that needs what its predecessor still holds says WAITING, and tries
+        again when it hears GO; STORED packets before that bring what the predecessor has left meanwhile."""
+        hint = "An image that both use is opened when the old process has closed it."
+        if not (self._candidate and self.device.starts_late):
+            try:
+                self.device.start()
+                return
+            except ImageLocked as error:
+                if not self._candidate:
+                    raise
+                hint = error.message
+        self._tell("WAITING", {"reason": hint})
+        while (packet := self._channel.recv()).kind == "STORED":
+            for name, fd in packet.fds.items():
+                if name in start.fds:
+                    os.close(start.fds[name])
+                start.fds[name] = fd
+        packet.close()
+        if packet.kind != "GO":
+            raise ChannelClosed("told to stop before the start")
+        self.device.start()
+
+    def _take_over(self) -> None:
+        """The predecessor is fenced: this process is the device now."""
+        self._candidate = False
+        _write_word(self._pages.device, "awake", 0)
+        _write_word(self._pages.device, "epoch", self._epoch)
+        self.device.taken_over()
+        if self._line is not None:
+            self._set_interrupt(self._line)
+
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = HIGH_WATER
         socket.maxmsgsize = 2 * MAX_BODY
@@ -234,8 +291,9 @@ class Runtime:
         core = _map(start, "core_to_device", PAGE_SIZE, writable=False)
         device = _map(start, "device_to_core", PAGE_SIZE)
         check_pages(core.view(), device.view())
-        _write_word(device, "awake", 0)
-        _write_word(device, "epoch", self._epoch)
+        if not self._candidate:
+            _write_word(device, "awake", 0)
+            _write_word(device, "epoch", self._epoch)
         inflight = None
         if "inflight" in start.fds:
             inflight = _map(start, "inflight", os.fstat(start.fds["inflight"]).st_size)

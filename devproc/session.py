@@ -4,6 +4,9 @@
                                 ▲                                   │
                                 └────────────── RESET ──────────────┘
 
+A process that shall replace another in a swap is a CANDIDATE until TAKE_OVER, and then OPEN: before that it may be
+asked what it offers and be given a state, and has nothing to do with pages and rings.
+
 The core replays to every new process what the driver had settled, in this order: MEM_TABLE, INFLIGHT, FEATURES_OK,
 RING_SETUP and RING_ENABLE of each queue, STATUS. Everything but MMIO may come twice. A message that its state does
 not allow is answered with an error (StateError); a request that waits for quiet (RESET, QUIESCE, GET_BASE,
@@ -36,6 +39,7 @@ class State(IntEnum):
     OPEN = 1
     RUNNING = 2
     QUIET = 3
+    CANDIDATE = 4
 
 
 _LIVE = frozenset({State.OPEN, State.RUNNING, State.QUIET})
@@ -43,7 +47,11 @@ _ALLOWED = {  # message: the states in which it may come; the others may come in
     "FEATURES_OK": frozenset({State.OPEN, State.RUNNING}),
     "KICK": frozenset({State.OPEN, State.RUNNING, State.QUIET}),
     "SAVE": frozenset({State.OPEN, State.QUIET}),
-    "LOAD": frozenset({State.OPEN, State.QUIET}),
+    "LOAD": frozenset({State.OPEN, State.QUIET, State.CANDIDATE}),
+    "RELEASE": frozenset({State.QUIET}),
+    "TAKE_OVER": _LIVE | {State.CANDIDATE},
+    "FEATURES": _LIVE | {State.CANDIDATE},
+    "CONFIG_GET": _LIVE | {State.CANDIDATE},
     "RESUME": frozenset({State.RUNNING, State.QUIET}),
 }
 
@@ -65,6 +73,8 @@ class Session:
         self.state = State.CONNECTING
         self.status = 0
         self.refused: str | None = None  # why the core would not have this process
+        self.candidate = False  # not the device yet: a predecessor has pages and rings
+        self.take_over: Callable[[], None] = lambda: None
         self._queues = queues
         self._memory = memory
         self._engine = engine
@@ -74,6 +84,7 @@ class Session:
         self._seq = 0
         self._waiting: list[tuple[Callable[[], bool], Callable[[], None]]] = []  # (is it quiet?, then answer)
         self._running_before = State.OPEN
+        self._released = False
         self._answers: dict[str, Callable[[dict[str, Any], Message], dict[str, Any] | None]] = {
             "FEATURES": self._features,
             "FEATURES_OK": self._features_ok,
@@ -90,6 +101,8 @@ class Session:
             "RESUME": self._resume,
             "SAVE": self._save,
             "LOAD": self._load,
+            "RELEASE": self._release,
+            "TAKE_OVER": self._take_over,
             "KICK": self._kick,
             "MMIO_READ": self._mmio_read,
             "MMIO_WRITE": self._mmio_write,
@@ -162,7 +175,7 @@ class Session:
         if message.error:
             self.refused = message.body["text"]
         elif self.state is State.CONNECTING:
-            self.state = State.OPEN
+            self.state = State.CANDIDATE if self.candidate else State.OPEN
 
     def _answer(self, message: Message, body: dict[str, Any], error: bool = False) -> None:
         self._send(
@@ -297,6 +310,8 @@ class Session:
 
     def _resume(self, body: dict[str, Any], message: Message) -> dict[str, Any]:
         if self.state is State.QUIET:
+            if self._released:
+                self._reclaim()
             self.state = self._running_before
             if self._queues is not None:
                 self._queues.resume()
@@ -307,6 +322,27 @@ class Session:
 
     def _load(self, body: dict[str, Any], message: Message) -> dict[str, Any]:
         self.device.load(body["version"], body["state"])
+        return {}
+
+    def _reclaim(self) -> None:
+        """Without what it had released the device is none: a failure ends this process, and a successor starts."""
+        try:
+            self.device.reclaim()
+        except BulkheadError as error:
+            raise RuntimeError(error.describe()) from error
+        self._released = False
+
+    def _release(self, body: dict[str, Any], message: Message) -> dict[str, Any]:
+        if not self._released:
+            self.device.release()
+            self._released = True
+        return {}
+
+    def _take_over(self, body: dict[str, Any], message: Message) -> dict[str, Any]:
+        if self.state is State.CANDIDATE:
+            self.state = State.OPEN
+            self.candidate = False
+            self.take_over()
         return {}
 
     # -- notifications and MMIO ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ __all__ = [
     "DeadlineMissed",
     "DeviceGone",
     "GuestError",
+    "ImageLocked",
     "ProtocolError",
     "StateError",
 ]
@@ -56,6 +57,10 @@ class BulkheadError(Exception):
 
 class ConfigError(BulkheadError):
     """What was asked for cannot be: an unknown option, a missing image, a value out of range. The user can mend it."""
+
+
+class ImageLocked(ConfigError):
+    """An image is in use by another process, which may let it go."""
 
 
 class GuestError(BulkheadError):

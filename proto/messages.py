@@ -412,6 +412,22 @@ _TABLE = (
         POSTED,
         "the driver broke a ring, or the device cannot go on",
     ),
+    _message(
+        24,
+        "RELEASE",
+        "core",
+        NOTHING,
+        ACKNOWLEDGED,
+        "let go of what a successor needs for itself (locked images); only while quiet, undone by RESUME",
+    ),
+    _message(
+        25,
+        "TAKE_OVER",
+        "core",
+        NOTHING,
+        ACKNOWLEDGED,
+        "a candidate's predecessor is fenced: pages and rings are yours from now on",
+    ),
 )
 
 MESSAGES: dict[str, MessageType] = {row.name: row for row in _TABLE}

@@ -154,6 +154,16 @@ class BlockDevice(VirtioDevice):
             self.disk.flush()
         self.disk.close()
 
+    def release(self) -> None:
+        """The image is the successor's to lock. Nothing is lost without a flush: what was written is in the host's
+        cache, and the guest's next flush goes to the same file."""
+        self.disk.close()
+
+    def reclaim(self) -> None:
+        self.disk = open_backend(self.backend, read_only=self.ro)
+        if self._block is not None and self.disk.descriptor is not None:
+            self._block.fd = self.disk.descriptor
+
     def reset(self) -> None:
         self.config.writeback = int(self.writeback)
         self.negotiated()

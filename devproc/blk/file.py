@@ -15,7 +15,7 @@ from typing import Any
 
 from native import sys as numbers
 from native import syscall
-from proto.errors import BackendError, ConfigError
+from proto.errors import BackendError, ConfigError, ImageLocked
 from proto.virtio import BLK_SECTOR_SIZE
 
 __all__ = ["FileBackend", "open_file", "open_locked", "punch", "whole"]
@@ -149,7 +149,7 @@ def _lock(path: str, fd: int, read_only: bool) -> None:
     try:
         fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
     except (BlockingIOError, PermissionError):
-        raise ConfigError(
+        raise ImageLocked(
             f"{path} is locked: another machine has it open",
             hint="Stop that machine, or let both use it read-only with ,ro.",
         ) from None
