@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from devproc.blk.fast import block_loop
-from devproc.loop import account, call, flush_and_call, wait_for_work
+from devproc.loop import account, call, flush_and_call, pop_now, put_now, wait_for_work
 from devproc.net.fast import net_loop
 from native import Unit
 from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
@@ -25,6 +25,7 @@ from proto.ring import (
     ring_rewind,
     ring_should_call,
 )
+from proto.trace import trace
 
 __all__ = ["EXPORTS", "load_engine"]
 
@@ -37,6 +38,8 @@ EXPORTS: list[Any] = [
     mmio_begin,
     mmio_end,
     net_loop,
+    pop_now,
+    put_now,
     ring_flush,
     ring_forget,
     ring_has_work,
@@ -47,6 +50,7 @@ EXPORTS: list[Any] = [
     ring_should_call,
     set_irq_level,
     signal_core,
+    trace,
     wait_for_work,
 ]
 

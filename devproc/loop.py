@@ -28,7 +28,18 @@ from proto.pages import (
     device_wakes,
     signal_core,
 )
-from proto.ring import Ring, ring_arm, ring_disarm, ring_flush, ring_has_work, ring_should_call
+from proto.ring import (
+    Chain,
+    Ring,
+    ring_arm,
+    ring_disarm,
+    ring_flush,
+    ring_has_work,
+    ring_pop,
+    ring_put,
+    ring_should_call,
+)
+from proto.trace import TracePoint, trace
 
 __all__ = [
     "SPIN_MAX",
@@ -39,6 +50,8 @@ __all__ = [
     "flush_and_call",
     "lie_down",
     "look",
+    "pop_now",
+    "put_now",
     "rest",
     "stop_ring",
     "wait_for_work",
@@ -80,6 +93,7 @@ class Loop(Record):
     spins: u32  # since a sleep was measured
     trials: u32  # how often work must come soon after lying down before spinning is tried again
     seen: u32  # how often it has
+    trace: u64  # address of the process's trace ring, or 0
 
 
 @fn
@@ -118,16 +132,42 @@ def stop_ring(loop: Loop, ring: Ring) -> None:
 @fn
 def flush_and_call(loop: Loop, ring: Ring) -> None:
     """Give the batch back, and have the driver interrupted if it wants to be."""
+    if ring.batch != 0:
+        ring.now = monotonic_ns()
     ring_flush(ring)
     if ring_should_call(ring):
-        call(loop, ring.queue)
+        _call_at(loop, ring.queue, ring.now)
 
 
 @fn
 def call(loop: Loop, queue: u32) -> None:
     """Have the driver interrupted."""
-    if signal_core(DeviceToCore(loop.mine), CoreToDevice(loop.theirs), queue):
+    _call_at(loop, queue, monotonic_ns())
+
+
+@fn
+def _call_at(loop: Loop, queue: u32, now: u64) -> None:
+    mine = DeviceToCore(loop.mine)
+    message: u64 = 0
+    if signal_core(mine, CoreToDevice(loop.theirs), queue):
         loop.calls = loop.calls | (u32(1) << queue)
+        message = 1
+    trace(loop.trace, now, TracePoint.CALL, queue, 0, 0, u64(mine.call_sequence), message, 0, 0, 0)
+
+
+@fn
+def pop_now(ring: Ring, chain: Chain) -> u32:
+    """`ring_pop` for a caller without a clock."""
+    ring.now = monotonic_ns()
+    return ring_pop(ring, chain)
+
+
+@fn
+def put_now(ring: Ring, chain: Chain, written: u32, status: u32) -> None:
+    """`ring_put` for a caller without a clock; `status` is for the trace."""
+    ring.now = monotonic_ns()
+    ring.status = status
+    ring_put(ring, chain, written)
 
 
 @fn

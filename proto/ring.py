@@ -35,6 +35,7 @@ from native import (
     fn,
     load64,
     load64_unaligned,
+    local,
     plain,
     relaxed,
     store16,
@@ -47,6 +48,7 @@ from native import (
 from proto.inflight import INFLIGHT_VERSION, InflightHeader
 from proto.memory import RegionTable, find_region, mark_dirty, translate
 from proto.pages import QueueStatistics
+from proto.trace import TracePoint, halves, trace
 from proto.virtio import (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
@@ -194,6 +196,11 @@ class Ring(Record):
     used_idx: u16
     signalled: u16  # used_idx when the driver was last considered for an interrupt
     dirtied: u16  # guest memory was written since the last flush
+    # for the trace
+    trace: u64  # address of the process's trace ring, or 0
+    now: u64  # CLOCK_MONOTONIC when whoever serves the queue last looked
+    status: u32  # of the next request given back; 0 again afterwards
+    first: u32  # where in a request its telling bytes begin
 
 
 class Iovec(Record):
@@ -201,6 +208,13 @@ class Iovec(Record):
 
     base: u64
     length: u64
+
+
+class First(Record):
+    """The telling bytes of a request, for the trace."""
+
+    low: u64
+    high: u64
 
 
 class Generation(Record):
@@ -295,6 +309,27 @@ def _take(ring: Ring, chain: Chain, head: u16) -> None:
     _walk(ring, chain, head)
     if chain.error != ChainError.NONE:
         statistics.rejected = statistics.rejected + 1
+    if ring.trace != 0:
+        _trace_pop(ring, chain)
+
+
+@fn
+def _trace_pop(ring: Ring, chain: Chain) -> None:
+    first = local(First)
+    chain_read(chain, u64(ring.first), first.address, 16)
+    trace(
+        ring.trace,
+        ring.now,
+        TracePoint.POP,
+        ring.queue,
+        u32(chain.head),
+        u32(wrap16(ring.last_avail - 1)),
+        chain.counter,
+        halves(chain.readable_bytes, chain.writable_bytes),
+        halves(u64(chain.again), u64(chain.error)),
+        first.low,
+        first.high,
+    )
 
 
 @fn
@@ -431,6 +466,29 @@ def ring_put(ring: Ring, chain: Chain, written: u32) -> None:
     ring.batch = ring.batch + 1
     if written != 0:
         _mark(ring, chain)
+    if ring.trace != 0:
+        _trace_done(ring, chain, written)
+
+
+@fn
+def _trace_done(ring: Ring, chain: Chain, written: u32) -> None:
+    first = local(First)
+    if written != 0:
+        _transfer(chain, chain.readable, chain.writable, u64(ring.first), first.address, 16, False)
+    trace(
+        ring.trace,
+        ring.now,
+        TracePoint.DONE,
+        ring.queue,
+        u32(chain.head),
+        u32(wrap16(ring.used_idx + ring.batch - 1)),
+        chain.counter,
+        u64(written),
+        u64(ring.status),
+        first.low,
+        first.high,
+    )
+    ring.status = 0
 
 
 @fn
@@ -471,6 +529,7 @@ def ring_flush(ring: Ring) -> None:
     statistics = QueueStatistics(ring.statistics)
     statistics.requests = statistics.requests + u64(count)
     statistics.batches = statistics.batches + 1
+    trace(ring.trace, ring.now, TracePoint.USED, ring.queue, 0, u32(new), 0, u64(count), 0, 0, 0)
 
 
 @fn

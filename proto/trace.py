@@ -44,6 +44,7 @@ __all__ = [
     "format_trace",
     "last_records",
     "set_trace_off",
+    "text_words",
     "trace",
     "trace_text",
     "write_trace",
@@ -180,7 +181,7 @@ class TracePoint(IntEnum):
             "type": ("position", "of the message (proto.messages)"),
             "seq": ("id", "its number"),
             "bytes": ("a", "its length"),
-            "reply": ("b", "1: an answer, 2: an error"),
+            "flags": ("b", "1: an answer, 2: an error"),
         },
         "received message {type} number {seq}",
     )
@@ -193,7 +194,7 @@ class TracePoint(IntEnum):
             "type": ("position", "of the message (proto.messages)"),
             "seq": ("id", "its number"),
             "bytes": ("a", "its length"),
-            "reply": ("b", "1: an answer, 2: an error"),
+            "flags": ("b", "1: an answer, 2: an error"),
         },
         "sent message {type} number {seq}",
     )
@@ -361,6 +362,12 @@ def write_trace(view: memoryview, point: TracePoint, id: int, a: int = 0, b: int
     record = _SLOT.pack(0, time.monotonic_ns(), point, NO_QUEUE, 0, 0, id, a, b, data)
     view[where + 8 : where + 64] = record[8:]
     view[where : where + 8].cast("Q")[0] = number + 1
+
+
+def text_words(text: str) -> tuple[int, int]:
+    """A name as the two words of `data`; what does not fit is cut off."""
+    first, second = struct.unpack("<QQ", text.encode()[:DATA_BYTES].ljust(DATA_BYTES, b"\0"))
+    return first, second
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -247,6 +247,7 @@ def _carry_out(block: Block, chain: Chain, header: BlkHeader) -> u8:
 def _serve(block: Block, ring: Ring, chain: Chain) -> None:
     """One popped request: carry it out, write its status, put it back."""
     if chain.writable_bytes == 0:  # no room for a status: nothing can be said
+        ring.status = BlkStatus.IOERR
         ring_put(ring, chain, 0)
         return
     header = local(BlkHeader)
@@ -257,6 +258,8 @@ def _serve(block: Block, ring: Ring, chain: Chain) -> None:
     chain_write(chain, chain.writable_bytes - 1, addressof(answer.status), 1)
     _account(ring, chain, header, answer.status)
     written: u64 = chain.writable_bytes
+    ring.now = monotonic_ns()
+    ring.status = u32(answer.status)
     ring_put(ring, chain, u32(written) if written <= 0xFFFFFFFF else 0xFFFFFFFF)
 
 
@@ -276,6 +279,7 @@ def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
     """Up to BATCH requests of one queue. True when there were any."""
     chain = Chain(block.chain)
     called: u64 = monotonic_ns()
+    ring.now = called
     flushed: u64 = called
     worked: bool = False
     for _ in range(u32(BATCH)):
@@ -287,7 +291,7 @@ def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
             break
         _serve(block, ring, chain)
         worked = True
-        now: u64 = monotonic_ns()
+        now: u64 = ring.now
         if ring.batch >= FLUSH or now - flushed > FLUSH_NS:
             ring_flush(ring)
             flushed = now

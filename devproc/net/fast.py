@@ -265,6 +265,7 @@ def _transmit(net: Net, loop: Loop, ring: Ring) -> bool:
     chain = Chain(net.chain)
     statistics = QueueStatistics(ring.statistics)
     worked: bool = False
+    ring.now = monotonic_ns()
     for _ in range(u32(BATCH)):
         found: u32 = ring_pop(ring, chain)
         if found == Pop.EMPTY:
@@ -286,6 +287,8 @@ def _transmit(net: Net, loop: Loop, ring: Ring) -> bool:
             statistics.bytes_written = wrap64(statistics.bytes_written + size - HEADER)
         else:
             statistics.errors = wrap64(statistics.errors + 1)
+        ring.now = monotonic_ns()
+        ring.status = 0 if result > 0 else u32(-result)
         ring_put(ring, chain, 0)
         worked = True
     flush_and_call(loop, ring)
@@ -358,6 +361,7 @@ def _place(net: Net, loop: Loop, ring: Ring, message: u64, length: u64) -> bool:
     """5.1.6.4: copy a message into the driver's next buffers. False when there are not enough now."""
     chain = Chain(net.chain)
     more = Chain(net.more)
+    ring.now = monotonic_ns()
     found: u32 = ring_pop(ring, chain)
     if found == Pop.CHAIN and net.mergeable == 0 and chain.writable_bytes < length:
         ring_put(ring, chain, 0)  # too small a buffer: given back empty, or it would be in the way for ever
@@ -485,6 +489,7 @@ def _find_rings(net: Net, loop: Loop) -> None:
     for number in range(loop.count):
         ring = Ring(loop.rings[number])
         net.rings[ring.queue] = ring.address
+        ring.first = HEADER if ring.queue != net.control else 0
         ring.parked = 1 if ring.queue % 2 == 0 and ring.queue != net.control else 0
 
 
