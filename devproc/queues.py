@@ -33,11 +33,18 @@ assert _CHAIN.size == Chain.offset("segments") and _SEGMENT.size == Segment.size
 
 @dataclass
 class Pages:
-    """What this process has mapped for its link: the two pages, and the in-flight table (None: not virtio)."""
+    """What this process has mapped for its link: the two pages, the in-flight table (None: not virtio), and its trace
+    ring (None: nobody has made one)."""
 
     core: Area
     device: Area
     inflight: Area | None = None
+    trace: Area | None = None
+
+    @property
+    def trace_address(self) -> int:
+        """Of the trace ring; 0 when there is none."""
+        return self.trace.address if self.trace is not None else 0
 
 
 @dataclass
@@ -73,6 +80,7 @@ class Queues:
         self.loop.spinning = 1
         self.loop.sleep_gap = SPIN_MAX
         self.loop.trials = 1
+        self.loop.trace = pages.trace_address
         self._words = self._view[: Loop.size()].cast("I")
         self.chain = Chain(self._area.address + Loop.size())
         self._chain_at = Loop.size()
@@ -208,7 +216,7 @@ class Queues:
         for _ in range(BATCH):
             if ring.parked:
                 break
-            found = self._engine.ring_pop(ring, self.chain)
+            found = self._engine.pop_now(ring, self.chain)
             if found == Pop.BROKEN:
                 self.report_broken()
                 break
@@ -234,7 +242,7 @@ class Queues:
     def _put(self, ring: Ring, request: Request) -> None:
         if request.failed or request.bytes_read or request.bytes_written:
             self._engine.account(ring, request.bytes_read, request.bytes_written, int(request.failed))
-        self._engine.ring_put(ring, self.chain, min(request.written, 0xFFFFFFFF))
+        self._engine.put_now(ring, self.chain, min(request.written, 0xFFFFFFFF), int(request.failed))
 
     def _request(self, ring: Ring) -> Request:
         at = self._chain_at
@@ -290,6 +298,7 @@ class Queues:
         page = self._pages.device.address
         ring.statistics = page + DeviceToCore.offset("queues") + index * QueueStatistics.size()
         ring.generation = page + DeviceToCore.offset("dirty_generation")
+        ring.trace = self._pages.trace_address
         self._place(ring, setup)
         return ring
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,9 @@ from native.memory import Area
 from proto.channel import Channel, Packet
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ImageLocked, ProtocolError
 from proto.memory import GuestMemory
-from proto.messages import MAX_BODY
+from proto.messages import HEADER, MAX_BODY
 from proto.pages import PAGE_SIZE, DeviceToCore, check_pages
+from proto.trace import NO_QUEUE, TRACE_SIZE, TracePoint, text_words
 
 __all__ = ["Runtime"]
 
@@ -84,6 +86,7 @@ class Runtime:
 
     def run(self) -> None:
         """Say HELLO and serve. Raises ConfigError when the core refuses this process."""
+        self._trace(TracePoint.STARTED, 0, 0, self._epoch, os.getpid(), 0, self.device.id)
         self._session.hello(os.getpid())
         while not self.stopping:
             reason = self._turn() if not self._candidate else Reason.SLEEP
@@ -160,6 +163,7 @@ class Runtime:
         return int(self._socket.get(_EVENTS))
 
     def _from_core(self, data: bytes) -> None:
+        self._trace_message(TracePoint.MESSAGE_IN, data)
         try:
             self._session.receive(data)
         except ProtocolError as error:
@@ -176,6 +180,19 @@ class Runtime:
         packet.close()
         if packet.kind == "STOP":
             self.stopping = True
+
+    # -- the trace -------------------------------------------------------------------------------------------------
+
+    def _trace(self, point: TracePoint, head: int, position: int, id: int, a: int, b: int, text: str = "") -> None:
+        ring = self._pages.trace_address
+        if ring:
+            words = text_words(text)
+            self._engine.trace(ring, time.monotonic_ns(), point, NO_QUEUE, head, position, id, a, b, *words)
+
+    def _trace_message(self, point: TracePoint, data: bytes) -> None:
+        if len(data) >= HEADER.size:
+            _, _, number, flags, _, epoch, seq, _, _, _ = HEADER.unpack_from(data)
+            self._trace(point, epoch, number, seq, len(data), flags)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -200,6 +217,7 @@ class Runtime:
             self._socket.send(data, _NOBLOCK)
         except zmq.Again:
             return False
+        self._trace_message(TracePoint.MESSAGE_OUT, data)
         return True
 
     def _send_calls(self, calls: int) -> None:
@@ -297,7 +315,8 @@ class Runtime:
         inflight = None
         if "inflight" in start.fds:
             inflight = _map(start, "inflight", os.fstat(start.fds["inflight"]).st_size)
-        return Pages(core, device, inflight)
+        trace = _map(start, "trace", TRACE_SIZE) if "trace" in start.fds else None
+        return Pages(core, device, inflight, trace)
 
     def _map_memory(self, start: Packet) -> GuestMemory:
         memory = GuestMemory()
