@@ -45,10 +45,10 @@ class Runtime:
         self._channel = channel
         self._body = start.body
         self._epoch: int = start.body["epoch"]
-        self._level: int = start.body.get("log_level", 20)
-        self._due = 0  # CALLs that ZeroMQ would not take, a bit a queue
         self._candidate: bool = start.body.get("candidate", False)  # until TAKE_OVER, pages and rings are another's
         self._line: bool | None = None  # what a candidate would have its interrupt line be
+        self._level: int = start.body.get("log_level", 20)
+        self._due = 0  # CALLs that ZeroMQ would not take, a bit a queue
         self._engine = load_engine()
         self._pages = self._map_pages(start)
         self._memory = self._map_memory(start)
@@ -180,6 +180,8 @@ class Runtime:
         packet.close()
         if packet.kind == "STOP":
             self.stopping = True
+        elif packet.kind == "TELL":
+            self.device.told(str(packet.body.get("kind", "")), packet.body)
 
     # -- the trace -------------------------------------------------------------------------------------------------
 
@@ -197,21 +199,6 @@ class Runtime:
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def _send(self, data: bytes) -> bool:
-        elif packet.kind == "TELL":
-            self.device.told(str(packet.body.get("kind", "")), packet.body)
-
-    # -- the trace -------------------------------------------------------------------------------------------------
-
-    def _trace(self, point: TracePoint, head: int, position: int, id: int, a: int, b: int, text: str = "") -> None:
-        ring = self._pages.trace_address
-        if ring:
-            words = text_words(text)
-            self._engine.trace(ring, time.monotonic_ns(), point, NO_QUEUE, head, position, id, a, b, *words)
-
-    def _trace_message(self, point: TracePoint, data: bytes) -> None:
-        if len(data) >= HEADER.size:
-            _, _, number, flags, _, epoch, seq, _, _, _ = HEADER.unpack_from(data)
-            self._trace(point, epoch, number, seq, len(data), flags)
         """Never blocks: a core that does not read must not stop its devices."""
         try:
             self._socket.send(data, _NOBLOCK)
@@ -253,18 +240,13 @@ class Runtime:
         self._session.post("CONFIG_CHANGED", {"config": device.config_bytes(), "generation": device.config_generation})
 
     def _set_interrupt(self, level: bool) -> None:
+        if self._candidate:
+            self._line = level
+            return
         page = self._pages.device.address
         if self._engine.set_irq_level(page, int(level)) and self._engine.signal_core(page, self._pages.core.address, 0):
             self._send_calls(self._due | 1)
 
-    # -- beginning -------------------------------------------------------------------------------------------------
-        if self._candidate:
-            self._line = level
-            return
-
-    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
-        self._context: zmq.Context[Any] = zmq.Context()
-        socket = self._context.socket(zmq.PAIR)
     # -- a swap ----------------------------------------------------------------------------------------------------
 
     def _start_device(self, start: Packet) -> None:
@@ -299,6 +281,11 @@ class Runtime:
         if self._line is not None:
             self._set_interrupt(self._line)
 
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
+        self._context: zmq.Context[Any] = zmq.Context()
+        socket = self._context.socket(zmq.PAIR)
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = HIGH_WATER
         socket.maxmsgsize = 2 * MAX_BODY
