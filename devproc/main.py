@@ -1,8 +1,9 @@
 """Entry of a device process: `python -m devproc.main`, started by the keeper with a channel.
 
-START says everything; before it, in STORED packets, come descriptors that a predecessor left with the keeper. READY
-answers it once the device has opened what it needs and said HELLO to the core, FAILED when that cannot be, with a
-sentence and a hint for the user. The exit status is 0 after STOP or when the keeper has gone, 1 otherwise. Whatever
+START says everything. Before it, in STORED packets, come descriptors that a predecessor left with the keeper; a spare
+gets PREPARE first, imports what it will need (`devproc.spare`), answers PREPARED, and waits. READY answers START once
+the device has opened what it needs and said HELLO to the core, FAILED when that cannot be, with a sentence and a hint
+for the user. The exit status is 0 after STOP or when the keeper has gone, 1 otherwise. Whatever
 else the device's code raises is a crash: FAILED says it in a sentence, and the traceback is on standard error, the
 device's log.
 """
@@ -13,11 +14,11 @@ import contextlib
 import os
 import signal
 import sys
+from typing import Any
 
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, ProtocolError
 
-START_DEADLINE = 60.0  # seconds; a spare waits longer, and is told so by then
 ORPHAN_STATUS = 0
 
 
@@ -57,12 +58,32 @@ def main() -> int:
 
 
 def _receive_start(channel: Channel) -> Packet:
-    """The first packet that is not STORED, with the descriptors of those that were."""
+    """The first packet that is neither STORED nor PREPARE, with the descriptors of those that were stored."""
     stored: dict[str, int] = {}
-    while (packet := channel.recv()).kind == "STORED":
+    while (packet := channel.recv()).kind in ("STORED", "PREPARE"):
+        if packet.kind == "PREPARE":
+            _prepare(channel, packet.body)
         stored.update(packet.fds)
     packet.fds.update(stored)
+    if "log" in packet.fds:
+        _log_to(packet.fds.pop("log"))
     return packet
+
+
+def _prepare(channel: Channel, body: dict[str, Any]) -> None:
+    from devproc.spare import prepare, sources
+
+    prepare(body["devices"], body["backends"])
+    channel.send("PREPARED", {"sources": sources()})
+
+
+def _log_to(descriptor: int) -> None:
+    """What a spare printed is nobody's; from now on it is the device's."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
 
 
 def _say_why(channel: Channel, start: Packet, error: Exception) -> None:

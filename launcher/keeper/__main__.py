@@ -54,13 +54,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _keep(directory: RunDirectory, client: Channel) -> None:
-    spares = {"core.main": Child("core.main", directory.log("core"))}
+    early = {"core.main": Child("core.main", directory.log("core"))}
     from launcher.keeper.supervisor import Supervisor
     from launcher.machine import Machine  # only now: the spare begins meanwhile
 
     packet = client.recv(START_DEADLINE)
     saved = packet.body.pop("terminal", None)
-    supervisor = Supervisor(Machine.from_dict(packet.body), directory, client, packet.fds, spares)
+    supervisor = Supervisor(Machine.from_dict(packet.body), directory, client, packet.fds, early)
     if saved is not None:
         supervisor.restore_terminal_of_client(packet.fds["terminal"], saved)
     supervisor.run()

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,22 @@ class Child:
         self.log = log
         self.started = time.monotonic()
         self.killed = False  # by us
+        self._new_log = False  # it was started with another log than it has now
+
+    def become(self, log: Path) -> None:
+        """Started as nothing in particular, it is somebody from now on."""
+        self._new_log = True
+        self.log = log
+        self.started = time.monotonic()
+
+    @contextlib.contextmanager
+    def log_descriptor(self) -> Iterator[dict[str, int]]:
+        """For START: what it prints goes there from now on. Nothing when it does already."""
+        if not self._new_log:
+            yield {}
+            return
+        with open(self.log, "ab") as output:
+            yield {"log": output.fileno()}
 
     def send(self, kind: str, body: Mapping[str, Any] | None = None, fds: Mapping[str, int] | None = None) -> bool:
         """Send a packet. False when the process is gone or has stopped reading."""

@@ -45,7 +45,7 @@ class Recovery:
         else:
             member.young_deaths = member.young_deaths + 1 if lived < YOUNG else 1
         member.restarts += 1
-        member.wanted = False
+        ordered, member.wanted = member.wanted, False
         member.state = "restarting"
         quick = member.young_deaths - 1
         delay = min(BACKOFF_LIMIT, BACKOFF_FIRST * 2 ** (quick - 1)) if quick > 0 else 0.0
@@ -57,7 +57,11 @@ class Recovery:
             member.reason = reason
             self._supervisor.tell_core(member, "starting")
             self._supervisor.attempt(
-                lambda: self._supervisor.spawn(member, DEVICE) if member.device else self._supervisor.start_peer(member)
+                lambda: (
+                    self._supervisor.spawn(member, DEVICE, fresh=ordered)
+                    if member.device
+                    else self._supervisor.start_peer(member)
+                )
             )
 
         if delay:

@@ -43,6 +43,7 @@ from launcher.keeper.pause import Pause
 from launcher.keeper.recovery import DEVICE, PULSE, Recovery
 from launcher.keeper.requests import Requests
 from launcher.keeper.segments import Segment
+from launcher.keeper.spares import Spares
 from launcher.machine import NETWORK, Machine
 from launcher.rundir import RunDirectory
 from launcher.terminal import restore
@@ -68,9 +69,9 @@ class Supervisor:
         directory: RunDirectory,
         client: Channel,
         fds: dict[str, int],
-        spares: dict[str, Child] | None = None,
+        early: dict[str, Child] | None = None,
     ) -> None:
-        """`fds` may have the serial line; `spares` are processes that were started beforehand, by module."""
+        """`fds` may have the serial line; `early` are processes that were started beforehand, by module."""
         self.machine = machine
         self.directory = directory
         self.client: Channel | None = client
@@ -91,7 +92,8 @@ class Supervisor:
         self.members = {member.id: member for member in (self.core, *self.devices, *self.peers.values())}
         self.shared: dict[str, Segment] = {}
         self.loop = Loop()
-        self._spares = spares or {}
+        self._early = early or {}
+        self.spares = Spares(self.loop, machine, directory.log("spare"), self.log, self._continue_if_all_dead)
         self.recovery = Recovery(self)
         self.pause = Pause(self)
         self._control = ControlServer(directory.control, self.loop, Requests(self).answer)
@@ -184,9 +186,14 @@ class Supervisor:
         assert member.child is not None
         member.started = member.child.send("START", peer_start(self.machine, member, device.backend), member.lent)
 
-    def spawn(self, member: Member, module: str) -> None:
-        """Give `member` a process: a spare that has already started, or a new one."""
-        child = self._spares.pop(module, None) or Child(module, member.log)
+    def spawn(self, member: Member, module: str, *, fresh: bool = False) -> None:
+        """Give `member` a process: one that has already started, or a new one; with `fresh`, none that has imported
+        code which has changed since."""
+        child = self._early.pop(module, None)
+        if child is None and module == DEVICE and (child := self.spares.take(fresh=fresh)) is not None:
+            child.become(member.log)
+        if child is None:
+            child = Child(module, member.log)
         member.child = child
         self.loop.watch(child.channel, lambda: self._hear(member, child))
         self.loop.watch(child.pidfd, lambda: self._dead(member, child))
@@ -205,9 +212,12 @@ class Supervisor:
         if member.child is None or not member.ready or member.started or self.phase not in ("starting", "running"):
             return
         member.give()
-        with device_start(self.machine, member, self.shared, self.endpoint(member)) as (body, fds):
-            member.started = member.child.send("START", body, fds)
         child = member.child
+        with (
+            device_start(self.machine, member, self.shared, self.endpoint(member)) as (body, fds),
+            child.log_descriptor() as log,
+        ):
+            member.started = child.send("START", body, fds | log)
         self.loop.after(START_DEADLINE, lambda: self._check_started(member, child))
 
     def _check_started(self, member: Member, child: Child) -> None:
@@ -273,6 +283,7 @@ class Supervisor:
     def _core_started(self, member: Member, packet: Packet) -> None:
         member.state = "running"
         self.phase = "running"
+        self.spares.open()
         self._tell("RUNNING", serial=self.serial_location, processes=self.processes())
 
     def _core_exit(self, member: Member, packet: Packet) -> None:
@@ -362,6 +373,7 @@ class Supervisor:
         "LOG": _log_packet,
     }
     _DEVICE: dict[str, Callable[[Supervisor, Member, Packet], None]] = {
+        "PREPARED": _nothing,  # a spare that was needed before it had done
         "READY": _ready,
         "STATE": _device_state,
         "FAILED": _failed,
@@ -422,6 +434,8 @@ class Supervisor:
 
     def _wind_down(self, phase: str) -> None:
         self.phase = phase
+        if phase == "ending":
+            self.spares.close()
         for member in self.members.values():
             if member.child is not None:
                 member.state = "stopping"
@@ -437,7 +451,9 @@ class Supervisor:
                     member.child.kill()
 
     def _continue_if_all_dead(self) -> None:
-        if any(member.child is not None for member in self.members.values()):
+        if self.phase not in ("ending", "resetting") or any(member.child for member in self.members.values()):
+            return
+        if self.phase == "ending" and self.spares.alive():
             return
         self._release_memory()
         if self.phase == "resetting":
@@ -467,7 +483,7 @@ class Supervisor:
 
     def processes(self) -> list[dict[str, Any]]:
         """One row a process, the core first; counters since the machine started."""
-        return [row_of(member, self.shared) for member in self.members.values()]
+        return [row_of(member, self.shared) for member in self.members.values()] + self.spares.rows()
 
     def log(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log

@@ -76,6 +76,11 @@ class RunningMachine:
     def row(self, id: str) -> dict[str, Any]:
         return next(row for row in self.ps()["processes"] if row["id"] == id)
 
+    def spares(self) -> list[dict[str, Any]]:
+        """The spares that are ready to be used."""
+        rows = self.ps()["processes"]
+        return [row for row in rows if row["role"] == "spare" and row["state"] == "waiting"]
+
     def keeper(self) -> psutil.Process:
         """The client's only child."""
         (keeper,) = psutil.Process(self.client.pid).children()
