@@ -50,6 +50,7 @@ class EventKind(IntEnum):
     CONSOLE_RX = 8  # the UART's receive ring has room again
     POWER = 9  # a = PowerReason, b = exit code
     HART_STOPPED = 10  # a = hart index
+    HART_HELD = 11  # slot = hart index: it has stopped for a debugger
 
 
 class PowerReason(IntEnum):

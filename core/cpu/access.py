@@ -9,10 +9,21 @@ from core.cpu.faults import raise_access_fault
 from core.cpu.memory import host_of, mark_dirty
 from core.cpu.pmp import pmp_uniform
 from core.cpu.slots import code_written
-from core.cpu.state import PAGE_BITS, PAGE_MASK, PAGE_SIZE, TAG_CODE, TLB_ENTRIES, DataTlb, Hart
+from core.cpu.state import (
+    PAGE_BITS,
+    PAGE_MASK,
+    PAGE_SIZE,
+    TAG_CODE,
+    TLB_ENTRIES,
+    WATCH_READ,
+    WATCH_WRITE,
+    DataTlb,
+    Hart,
+)
 from core.cpu.status import PMP_R, PMP_W
 from core.cpu.tlb import enter_load, enter_store
 from core.cpu.walk import NO_ADDRESS, translate
+from core.cpu.watch import watched
 from native import (
     atomic_or8,
     fence,
@@ -37,6 +48,8 @@ from native import (
 @fn
 def load_slow(hart: Hart, va: u64, size: u64) -> u64:
     """Load 1, 2, 4 or 8 bytes; a trap may be pending afterwards."""
+    if hart.watch_count != 0 and watched(hart, va, size, WATCH_READ):
+        return 0
     if va & (size - 1) != 0:
         return load_misaligned(hart, va, size)
     address = translate(hart, va, size, PMP_R)
@@ -53,6 +66,8 @@ def load_slow(hart: Hart, va: u64, size: u64) -> u64:
 @fn
 def store_slow(hart: Hart, va: u64, size: u64, value: u64) -> None:
     """Store 1, 2, 4 or 8 bytes; if a trap is pending afterwards, nothing has been stored."""
+    if hart.watch_count != 0 and watched(hart, va, size, WATCH_WRITE):
+        return
     if va & (size - 1) != 0:
         store_misaligned(hart, va, size, value)
         return

@@ -9,10 +9,11 @@ from core.cpu.access import admit_store, after_store, find_load, find_store
 from core.cpu.faults import raise_access_fault
 from core.cpu.memory import host_of
 from core.cpu.pmp import pmp_uniform
-from core.cpu.state import Hart
+from core.cpu.state import WATCH_READ, WATCH_WRITE, Hart
 from core.cpu.status import PMP_R, PMP_W
 from core.cpu.tlb import enter_load
 from core.cpu.walk import NO_ADDRESS, translate
+from core.cpu.watch import WATCH_ANY, watched
 from core.isa.builder import AMO_OPERATIONS
 from native import (
     atomic_add32,
@@ -57,6 +58,8 @@ AMO_MAXU = AMO_OPERATIONS.index("umax")
 @fn
 def load_reserved(hart: Hart, va: u64, size: u64) -> u64:
     """LR.W, LR.D: the value, zero-extended; the reservation is the hart's only one."""
+    if hart.watch_count != 0 and watched(hart, va, size, WATCH_READ):
+        return 0
     host = find_load(hart, va)
     if host == 0 or va & (size - 1) != 0:
         host = atomic_host(hart, va, size, PMP_R)
@@ -75,6 +78,8 @@ def load_reserved(hart: Hart, va: u64, size: u64) -> u64:
 @fn
 def store_conditional(hart: Hart, va: u64, size: u64, value: u64) -> u64:
     """SC.W, SC.D: 0 if it stored, else 1. Either way the reservation is gone."""
+    if hart.watch_count != 0 and watched(hart, va, size, WATCH_WRITE):
+        return 0
     reserved = hart.reserved_width == size and hart.reserved_va == va
     hart.reserved_width = 0
     host = find_store(hart, va)
@@ -100,6 +105,8 @@ def swap_reserved(hart: Hart, host: u64, size: u64, value: u64) -> bool:
 @fn
 def amo_slow(hart: Hart, va: u64, operation: u64, size: u64, value: u64) -> u64:
     """An AMO; the old value, zero-extended. `operation`: its index in AMO_OPERATIONS."""
+    if hart.watch_count != 0 and watched(hart, va, size, WATCH_ANY):
+        return 0
     host = find_store(hart, va)
     if host == 0 or va & (size - 1) != 0:
         host = atomic_host(hart, va, size, PMP_W)

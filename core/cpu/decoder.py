@@ -5,6 +5,7 @@ lists. So there is no instruction in this file, only the choice between an instr
 (core/cpu/interpreter.py says which there are).
 """
 
+from core.cpu.debug import must_stop_at
 from core.cpu.fetch import fetch_parcel
 from core.cpu.handlers import (
     DISCARD,
@@ -103,8 +104,11 @@ def handler_address(number: u32) -> u64:  # type: ignore[empty-body]
 
 
 @fn
-def decode_slot(hart: Hart, slot: u64) -> None:
-    """Decode the instruction that this slot of the hart's pool stands for."""
+def decode_slot(hart: Hart, slot: u64, pc: u64) -> bool:
+    """Decode the instruction that this slot of the hart's pool stands for. True: a debugger wants the hart to stop
+    before it, and it is not decoded."""
+    if hart.breakpoint_count | hart.stepping != 0 and must_stop_at(hart, pc):
+        return True
     number = (slot - hart.pool) // SLOT_PAGE_SIZE
     offset = (slot - hart.pool) % SLOT_PAGE_SIZE // (SLOT_SIZE // 2)
     host = page_host(hart, slot_page_info(hart, number).page) + offset
@@ -113,9 +117,10 @@ def decode_slot(hart: Hart, slot: u64) -> None:
         if offset == PAGE_SIZE - 2:
             Slot(slot).imm = word
             Slot(slot).handler = handler_address(STRADDLE)
-            return
+            return False
         word = word | u32(load16(host + 2)) << 16
     fill_slot(Slot(slot), word, offset)
+    return False
 
 
 @fn

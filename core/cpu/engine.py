@@ -17,7 +17,7 @@ from core.board.hsm import enter_supervisor, supervise
 from core.board.power import board_stop
 from core.board.uart import uart_give, uart_take
 from core.board.window import window_answer, window_progress, window_state
-from core.cpu import calls
+from core.cpu import calls, debug
 from core.cpu.handlers import H_CROSS, H_DECODE
 from core.cpu.hart import reset_hart, run_hart
 from core.cpu.interpreter import interpreter_ir
@@ -27,7 +27,7 @@ from core.virtio.mmio import set_config, transport_answer, transport_needs_reset
 from native import Unit
 from proto.pages import kick_again, open_session
 
-EXPORTS = (
+EXPORTS: tuple[calls.AnyFunction, ...] = (
     run_hart,
     reset_hart,
     control_hart,
@@ -52,6 +52,7 @@ EXPORTS = (
     window_answer,
     window_progress,
     window_state,
+    *debug.EXPORTS,
 )
 
 

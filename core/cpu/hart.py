@@ -22,18 +22,21 @@ from core.cpu.state import (
     ATTENTION_FENCE_I,
     ATTENTION_REQUEST,
     ATTENTION_WAIT,
+    CONTROL_DEBUG,
     CONTROL_EXIT,
-    CONTROL_PAUSE,
+    CONTROL_HELD,
     MACHINE,
     PMP_ENTRIES,
     SAMPLES,
+    STEP_NONE,
     Hart,
     retired,
 )
 from core.cpu.status import MSTATUS_SXL_64, MSTATUS_UXL_64
 from core.cpu.tlb import reset_tlbs, select_banks
 from core.cpu.traps import take_interrupt
-from native import addressof, atomic_or64, atomic_swap64, external, fn, i64, monotonic_ns, u64, wrap64
+from core.events import EventKind, EventQueue, post_event
+from native import addressof, atomic_or64, atomic_swap64, external, fn, i64, monotonic_ns, pause, u32, u64, wrap64
 
 
 @external
@@ -51,7 +54,7 @@ def run_hart(hart: Hart) -> None:
     hart.activity = ACTIVITY_RUNNING
     while hart.control & CONTROL_EXIT == 0 and board.stopping == 0:
         hsm_wait(hart)
-        if hart.control & CONTROL_PAUSE != 0:
+        if hart.control & CONTROL_HELD != 0:
             stay_paused(hart)
         else:
             interpret(hart)
@@ -77,6 +80,8 @@ def attend(hart: Hart) -> u64:
         wait_for_interrupt(hart)
     if must_leave(hart):
         return 1
+    if hart.stepping != STEP_NONE:
+        return 0  # a debugger's step is the program's next instruction, not an interrupt's
     cause = due_interrupt(hart)
     if cause != NO_INTERRUPT:
         take_interrupt(hart, cause)
@@ -135,18 +140,27 @@ def sleep(hart: Hart) -> None:
 
 @fn
 def stay_paused(hart: Hart) -> None:
-    """CONTROL_PAUSE: run nothing until it is taken back."""
+    """CONTROL_PAUSE or CONTROL_DEBUG: run nothing until it is taken back. A debugger is told."""
     hart.activity = ACTIVITY_PAUSED
+    hart.instret = retired(hart)
+    if hart.control & CONTROL_DEBUG != 0:
+        tell_debugger(hart)
     board_sleeps(hart)
     while True:
         wake = park(hart)
-        if hart.control & CONTROL_PAUSE == 0 or hart.control & CONTROL_EXIT != 0 or Board(hart.board).stopping != 0:
+        if hart.control & CONTROL_HELD == 0 or hart.control & CONTROL_EXIT != 0 or Board(hart.board).stopping != 0:
             break
         sleep_until(hart, wake, NEVER)
     unpark(hart)
     serve_requests(hart)
     board_wakes(hart)
     hart.activity = ACTIVITY_RUNNING
+
+
+@fn
+def tell_debugger(hart: Hart) -> None:
+    while not post_event(EventQueue(Board(hart.board).events), EventKind.HART_HELD, u32(hart.mhartid), 0, 0):
+        pause()
 
 
 @fn

@@ -13,7 +13,7 @@ after instructions that may have changed them.
 
 Handlers that are no instruction are named h_*:
 
-    h_decode      a slot not yet decoded: decode it, then run it
+    h_decode      a slot not yet decoded: decode it, then run it, unless a debugger wants to stop here
     h_cross       the sentinels after a page: go on in the next page
     h_straddle    four bytes that begin at offset 0xffe: fetch the other half, decode, run; every time
     h_illegal     not an instruction
@@ -273,7 +273,14 @@ def special_handlers(xlen: int) -> Iterator[tuple[str, str]]:
 
 
 def _decode(b: InterpreterBuilder) -> None:
-    b.call(calls.DECODE_SLOT, b.value("ptrtoint ptr %ip to i64", 64))
+    pc = b.sext(b.pc(), 64)
+    stops = b.call(calls.DECODE_SLOT, b.value("ptrtoint ptr %ip to i64", 64), pc)
+    assert stops is not None
+    b.fork(stops.text, "stop", "decoded", UNLIKELY)
+    b.label("stop")
+    b.publish()
+    b.line("ret void")
+    b.label("decoded")
     b.run("%ip")
 
 

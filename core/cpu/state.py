@@ -75,6 +75,21 @@ REQUEST_DROP_STORES = 4  # of pages in which some hart has decoded code
 # Bits of `control`: what the process asks of a hart.
 CONTROL_PAUSE = 1  # stay in run_hart, run nothing
 CONTROL_EXIT = 2  # return from run_hart
+CONTROL_DEBUG = 4  # as CONTROL_PAUSE, for a debugger; the hart may ask that of itself
+CONTROL_HELD = CONTROL_PAUSE | CONTROL_DEBUG
+
+# A debugger's view (debug.py): why a hart has stopped, where it is in a single step, what a watchpoint watches.
+STOP_BREAKPOINT = 1
+STOP_STEP = 2
+STOP_WATCHPOINT = 3
+STEP_NONE = 0
+STEP_ONE = 1  # one instruction may be begun
+STEP_DONE = 2  # it has been
+WATCH_READ = 1
+WATCH_WRITE = 2
+TRAP_DEBUG = 0xFFFF_FFFF_FFFF_FFFF  # in `trap`: a watchpoint, not an exception
+BREAKPOINTS = 64
+WATCHPOINTS = 8
 
 # Values of `activity`, for others to look at.
 ACTIVITY_IDLE = 0  # no thread
@@ -116,6 +131,14 @@ class DataTlb(Record):
 
 class FetchTlb(Record):
     entry: Array[FetchTlbEntry] = plain(count=TLB_ENTRIES)
+
+
+class Watch(Record):
+    """One watchpoint: virtual addresses, both inclusive."""
+
+    first: u64 = plain()
+    last: u64 = plain()
+    access: u64 = plain()  # WATCH_*
 
 
 class Hart(Record):
@@ -235,6 +258,17 @@ class Hart(Record):
     evictions: u64 = plain()
     sample_count: u64 = plain()
     samples: Array[u64] = plain(count=SAMPLES)  # pcs at the ends of budgets: a profile
+
+    # a debugger's (debug.py); it writes them while the hart is held
+    breakpoint_count: u64 = plain()
+    watch_count: u64 = plain()
+    stepping: u64 = plain()  # STEP_*
+    stopped: u64 = plain()  # STOP_*, until it has been told
+    watch_skip: u64 = plain()  # 1: watchpoints are off for this step
+    watch_hit: u64 = plain()  # the address
+    watch_hit_access: u64 = plain()  # what that watchpoint watches
+    watches: Array[Watch] = plain(count=WATCHPOINTS)
+    breakpoints: Array[u64] = plain(count=BREAKPOINTS)  # virtual addresses
 
     # shared: other threads write these, atomically
     mip: u64 = relaxed(offset=0x2C00)

@@ -26,6 +26,7 @@ from core.cpu.state import (
     Hart,
 )
 from core.cpu.status import MSTATUS_MPP_SHIFT, MSTATUS_MPRV, MSTATUS_MXR, MSTATUS_SUM
+from core.cpu.watch import watched_page
 from native import addressof, fill, fn, u64, wrap64
 
 FILLED_FETCH = 8  # `filled`: bit 8 + n is fetch bank n
@@ -124,6 +125,8 @@ def flush_page(hart: Hart, va: u64) -> None:
 @fn
 def enter_load(hart: Hart, va: u64, host: u64) -> None:
     """Loads from the page of `va` find it at host address `host` (of `va` itself)."""
+    if hart.watch_count != 0 and watched_page(hart, va):
+        return
     mark_data_bank(hart)
     entry = DataTlb(hart.data_tlb).load[(va >> PAGE_BITS) & (TLB_ENTRIES - 1)]
     entry.tag = va & ~PAGE_MASK
@@ -133,6 +136,8 @@ def enter_load(hart: Hart, va: u64, host: u64) -> None:
 @fn
 def enter_store(hart: Hart, va: u64, host: u64, code: bool) -> None:
     """Stores to the page of `va` find it at `host`; with decoded code in the page, only `store_slow` may use that."""
+    if hart.watch_count != 0 and watched_page(hart, va):
+        return
     mark_data_bank(hart)
     entry = DataTlb(hart.data_tlb).store[(va >> PAGE_BITS) & (TLB_ENTRIES - 1)]
     entry.tag = (va & ~PAGE_MASK) | TAG_CODE if code else va & ~PAGE_MASK

@@ -5,10 +5,11 @@ through `hart.trap`: `attend` takes them between instructions.
 """
 
 from core.board.sbi import sbi_call
+from core.cpu.debug import take_debug_trap
 from core.cpu.faults import raise_exception, raise_illegal
 from core.cpu.fetch import read_instruction
 from core.cpu.interrupts import look_again
-from core.cpu.state import ATTENTION_WAIT, MACHINE, SUPERVISOR, USER, Hart
+from core.cpu.state import ATTENTION_WAIT, MACHINE, SUPERVISOR, TRAP_DEBUG, USER, Hart
 from core.cpu.status import (
     CAUSE_BREAKPOINT,
     CAUSE_ECALL_USER,
@@ -33,6 +34,9 @@ from native import addressof, atomic_or64, fn, u64
 @fn
 def take_trap(hart: Hart) -> None:
     """The instruction at `hart.pc` raised the exception in `hart.trap`: go to the handler."""
+    if hart.trap == TRAP_DEBUG:
+        take_debug_trap(hart)
+        return
     cause = hart.trap - 1
     tval = hart.tval
     if cause == CAUSE_ILLEGAL:
