@@ -58,6 +58,7 @@ from proto.virtio import (
 )
 
 __all__ = [
+    "CONDEMNED_MAX",
     "MAX_SEGMENTS",
     "Chain",
     "ChainError",
@@ -81,6 +82,8 @@ __all__ = [
     "ring_should_call",
 ]
 
+COUNTER_BITS = 63  # of a counter: 292 years of a pop a nanosecond
+CONDEMNED_MAX = 8
 MAX_SEGMENTS = 1024  # Linux's IOV_MAX: a chain is at most one preadv
 
 
@@ -108,6 +111,7 @@ class ChainError(IntEnum):
     INDIRECT_CHAINED = 10  # INDIRECT and NEXT together (2.7.5.3.1)
     INDIRECT_LENGTH = 11  # its length is 0 or no multiple of 16
     INDIRECT_ADDRESS = 12  # the table is not (wholly) in one region
+    POISONED = 13  # well-formed, but condemned: it was carried out when process after process died (Ring.condemned)
 
 
 class RingError(IntEnum):
@@ -196,6 +200,12 @@ class Ring(Record):
     used_idx: u16
     signalled: u16  # used_idx when the driver was last considered for an interrupt
     dirtied: u16  # guest memory was written since the last flush
+    # after deaths that some request may have caused
+    guarded: u32  # not 0: `careful` or `condemned` counts
+    marked_head: u32  # the head of the request in QueueStatistics.marked
+    careful: u64  # requests with a counter below this are carried out one at a time, and marked meanwhile
+    condemned: u32  # how many of `condemn` count
+    condemn: Array[u64] = plain(count=CONDEMNED_MAX)  # counters of requests that are not to be carried out
     # for the trace
     trace: u64  # address of the process's trace ring, or 0
     now: u64  # CLOCK_MONOTONIC when whoever serves the queue last looked
@@ -229,7 +239,7 @@ class Generation(Record):
 @fn
 def ring_has_work(ring: Ring) -> bool:
     """Would `ring_pop` find something? One load from guest memory."""
-    if ring.error != 0:
+    if ring.error != 0 or (ring.guarded != 0 and _one_is_out(ring)):
         return False
     if ring.draining != 0:
         return ring.again_left != 0
@@ -241,6 +251,8 @@ def ring_pop(ring: Ring, chain: Chain) -> u32:
     """Take the next request. Returns a `Pop`; with CHAIN the request is in `chain` and in the in-flight table."""
     if ring.error != 0:
         return Pop.BROKEN
+    if ring.guarded != 0 and _one_is_out(ring):
+        return Pop.EMPTY
     if ring.again_left != 0:
         return _pop_again(ring, chain)
     if ring.draining != 0:
@@ -309,8 +321,34 @@ def _take(ring: Ring, chain: Chain, head: u16) -> None:
     _walk(ring, chain, head)
     if chain.error != ChainError.NONE:
         statistics.rejected = statistics.rejected + 1
+    if ring.guarded != 0:
+        _guard(ring, chain)
     if ring.trace != 0:
         _trace_pop(ring, chain)
+
+
+@fn(cold=True)
+def _one_is_out(ring: Ring) -> bool:
+    """Is a request being carried out that is to be alone?"""
+    return QueueStatistics(ring.statistics).marked != 0
+
+
+@fn(cold=True)
+def _guard(ring: Ring, chain: Chain) -> None:
+    """Refuse a condemned request; mark one that is to be carried out alone."""
+    for number in range(ring.condemned):
+        if ring.condemn[number] == chain.counter:
+            chain.error = ChainError.POISONED
+    if chain.error == ChainError.NONE and chain.counter < ring.careful:
+        ring.marked_head = u32(chain.head)
+        QueueStatistics(ring.statistics).marked = chain.counter + 1
+
+
+@fn(cold=True)
+def _unmark(ring: Ring, header: InflightHeader) -> None:
+    """The request that was alone has been given back."""
+    if header.desc[ring.marked_head].inflight == 0:
+        QueueStatistics(ring.statistics).marked = 0
 
 
 @fn
@@ -526,6 +564,8 @@ def ring_flush(ring: Ring) -> None:
     ring.used_idx = new
     ring.batch = 0
     ring.in_flight = ring.in_flight - count
+    if ring.guarded != 0:
+        _unmark(ring, header)
     statistics = QueueStatistics(ring.statistics)
     statistics.requests = statistics.requests + u64(count)
     statistics.batches = statistics.batches + 1
@@ -603,24 +643,34 @@ def ring_recover(ring: Ring) -> u32:
     if given_back != 0 and not _finish_batch(header, u32(given_back), used_idx):
         _broken(ring, RingError.TABLE)
         return 0
-    _count_table(ring, header)
+    if not _count_table(ring, header):
+        _broken(ring, RingError.TABLE)
+        return 0
     ring.used_idx = used_idx
     ring.signalled = used_idx
     ring.last_avail = wrap16(used_idx + ring.in_flight)
     statistics = QueueStatistics(ring.statistics)
     statistics.popped = statistics.requests  # what comes again is popped again
+    statistics.marked = 0
     return ring.in_flight
 
 
 @fn
 def ring_rewind(ring: Ring) -> None:
     """Everything taken and not flushed goes back to the available ring, to be taken anew. Only for a queue whose
-    requests are given back in the order in which they were taken: then the entries from used.idx on are theirs."""
+    requests are given back in the order in which they were taken: then the entries from used.idx on are theirs, and
+    each gets the counter that it had."""
     header = InflightHeader(ring.inflight)
+    lowest: u64 = ring.counter
     for head in range(ring.num):
-        header.desc[head].inflight = 0
+        entry = header.desc[head]
+        if entry.inflight != 0 and entry.counter < lowest:
+            lowest = entry.counter
+        entry.inflight = 0
+    ring.counter = lowest
     statistics = QueueStatistics(ring.statistics)
     statistics.popped = statistics.requests
+    statistics.marked = 0
     ring.batch = 0
     ring.again_left = 0
     ring.in_flight = 0
@@ -658,8 +708,8 @@ def _finish_batch(header: InflightHeader, count: u32, used_idx: u16) -> bool:
 
 
 @fn
-def _count_table(ring: Ring, header: InflightHeader) -> None:
-    """What is in flight, and the counters from which to go on."""
+def _count_table(ring: Ring, header: InflightHeader) -> bool:
+    """What is in flight, and the counters from which to go on. False for counters that no queue can have reached."""
     highest: u64 = 0
     for head in range(ring.num):
         entry = header.desc[head]
@@ -667,10 +717,14 @@ def _count_table(ring: Ring, header: InflightHeader) -> None:
             highest = entry.counter
         if entry.inflight != 0:
             ring.in_flight = ring.in_flight + 1
+    if highest >> COUNTER_BITS != 0:
+        ring.in_flight = 0
+        return False
     ring.again_left = ring.in_flight
     ring.again_from = 0
     ring.again_to = highest + 1
     ring.counter = highest + 1
+    return True
 
 
 @fn

@@ -30,6 +30,7 @@ EXTENSION_BACKING_FORMAT = 0xE2792ACA
 
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")  # version 2: 72 bytes
 _HEADER_3 = struct.Struct(">QQQII")  # what version 3 adds: 32 bytes
+_LONGEST_HEADER = 112  # what is known of it; a shorter file reads as zeroes behind its end
 _DIRTY, _CORRUPT, _EXTERNAL, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
 _REFUSED = {
     _EXTERNAL: "keeps its data in another file",
@@ -125,7 +126,7 @@ class Header:
 def read_header(store: Store, name: str) -> Header:
     """Read and check it. Raises ConfigError."""
     there = store.size()
-    data = store.read(0, min(max(there, _HEADER.size), 1 << 16))
+    data = store.read(0, min(max(there, _LONGEST_HEADER), 1 << 16))
     if there < _HEADER.size or data[:4] != MAGIC:
         raise ConfigError(f"{name} is not a qcow2 image", hint="A raw image is given as file:PATH.")
     _, *words = _HEADER.unpack_from(data)

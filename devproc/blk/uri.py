@@ -73,7 +73,8 @@ class Uri:
 
     def __str__(self) -> str:
         words = [f"{name}={_quote(value)}:" for name, value in self.given.items()]
-        return f"{self.scheme}:{''.join(words)}{self.target}"
+        plain = self.kind.target == "path" and _PARAMETER.match(self.target)
+        return f"{self.scheme}:{''.join(words)}{'./' if plain else ''}{self.target}"
 
     @property
     def kind(self) -> Scheme:

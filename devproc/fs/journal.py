@@ -20,7 +20,7 @@ import msgpack
 from devproc.device import Device
 from proto.errors import BackendError
 
-__all__ = ["Journal", "kept_journal", "make_memory"]
+__all__ = ["Journal", "kept_journal", "kept_memory", "make_memory"]
 
 SIZE = 32 << 20  # sparse: what is not written is not there
 _WORD = struct.Struct("<I")
@@ -28,19 +28,26 @@ _RECORD = struct.Struct("<II")  # length, checksum
 START = 64
 
 
-def make_memory(name: str) -> int:
+def make_memory(name: str, size: int = SIZE) -> int:
     """The descriptor of an empty journal's memory."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    os.ftruncate(fd, SIZE)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def kept_memory(device: Device, name: str, size: int = SIZE) -> int:
+    """The descriptor of memory that the supervisor holds for a device under this name; new memory, all zero, when there
+    is none."""
+    fd = device.descriptors.pop(name, None)
+    if fd is None:
+        fd = make_memory(name, size)
+        device.store(name, fd)
     return fd
 
 
 def kept_journal(device: Device, name: str) -> Journal:
     """The journal that the supervisor holds for a device under this name, a new one when there is none."""
-    fd = device.descriptors.pop(name, None)
-    if fd is None:
-        fd = make_memory(name)
-        device.store(name, fd)
+    fd = kept_memory(device, name)
     try:
         return Journal(fd)
     finally:
@@ -51,9 +58,10 @@ class Journal:
     """The table in the memory behind a descriptor, which may be closed afterwards."""
 
     def __init__(self, fd: int) -> None:
-        if os.fstat(fd).st_size < SIZE:
+        self._size = os.fstat(fd).st_size
+        if self._size < SIZE:
             raise BackendError(f"a journal needs {SIZE} bytes")
-        self._memory = mmap.mmap(fd, SIZE)
+        self._memory = mmap.mmap(fd, self._size)
         self._half = self._word(0) & 1
         self.table: dict[int, Any] = {}
         self._at = self._start(self._half)
@@ -89,7 +97,7 @@ class Journal:
         """Write one record; False when there is no room."""
         data: bytes = msgpack.packb((key, value))
         at, after = self._at, self._at + _RECORD.size + len(data)
-        if after + _WORD.size > self._start(self._half) + SIZE // 2 - START:
+        if after + _WORD.size > self._start(self._half) + self._size // 2 - START:
             return False
         _WORD.pack_into(self._memory, after, 0)  # the end
         self._memory[at + _RECORD.size : after] = data
@@ -99,32 +107,43 @@ class Journal:
         return True
 
     def _compact(self) -> None:
-        """Write the table to the other half, then have that count."""
+        """Write the table to the other half, then have that count; when it does not fit, this one goes on."""
+        before = self._at
         self._half ^= 1
         self._at = self._start(self._half)
         _WORD.pack_into(self._memory, self._at, 0)
         for key, value in self.table.items():
             if not self._append(key, value):
+                self._half ^= 1
+                self._at = before
                 raise BackendError("the guest has more open than the journal can hold")
         _WORD.pack_into(self._memory, 0, self._half)
 
     def _records(self) -> Iterator[tuple[int, Any]]:
-        end = self._start(self._half) + SIZE // 2 - START
+        end = self._start(self._half) + self._size // 2 - START
         while self._at + _RECORD.size <= end:
             length, checksum = _RECORD.unpack_from(self._memory, self._at)
             after = self._at + _RECORD.size + length
             if length == 0 or after > end:
                 return
             data = self._memory[self._at + _RECORD.size : after]
-            if zlib.crc32(data) != checksum:
+            record = _record(data) if zlib.crc32(data) == checksum else None
+            if record is None:
                 return
             self._at = after
-            key, value = msgpack.unpackb(data)
-            yield key, value
+            yield record
 
     def _word(self, at: int) -> int:
         return int(_WORD.unpack_from(self._memory, at)[0])
 
-    @staticmethod
-    def _start(half: int) -> int:
-        return START + half * (SIZE // 2 - START // 2)
+    def _start(self, half: int) -> int:
+        return START + half * (self._size // 2 - START // 2)
+
+
+def _record(data: bytes) -> tuple[int, Any] | None:
+    """What a record says; None for what no `put` has written: a predecessor that went wrong may have."""
+    try:
+        key, value = msgpack.unpackb(data)
+    except Exception:  # msgpack raises a family of its own, ValueError and TypeError
+        return None
+    return (key, value) if isinstance(key, int) else None

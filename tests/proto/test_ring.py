@@ -325,3 +325,11 @@ def test_hostile_driver_gets_every_request_back_or_a_stopped_queue(table, inner,
     assert found == Pop.EMPTY or guest.ring.error != RingError.NONE
     assert guest.in_flight() == []
     guest.close()
+
+
+@pytest.mark.parametrize("counter", [2**64 - 1, 2**63])
+def test_a_table_whose_counters_no_queue_can_reach_is_refused(guest, counter):
+    """Found by fuzzing: the counter after it did not fit."""
+    guest.header.desc[3].counter = counter
+    assert ring_recover(guest.ring) == 0
+    assert guest.ring.error == RingError.TABLE and not ring_has_work(guest.ring)

@@ -346,3 +346,12 @@ def test_a_damaged_image_gives_errors_and_never_more(tmp_path, seed):
         image = open_backend(f"qcow2:{path},ro")
         check(image, lambda done, total: None)
         image.close()
+
+
+@pytest.mark.parametrize("size", [72, 89, 103])
+def test_a_file_that_ends_inside_its_header_is_refused(tmp_path, size):
+    """Found by fuzzing."""
+    create(str(tmp_path / "x"), SIZE)
+    os.truncate(tmp_path / "x", size)
+    with pytest.raises(ConfigError):
+        open_backend(f"qcow2:{tmp_path}/x")

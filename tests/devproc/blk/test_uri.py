@@ -98,3 +98,10 @@ def test_ro_at_the_end_is_for_the_whole_stack(tmp_path):
     disk = open_backend(f"log:snapshot:file:{tmp_path}/x,ro")
     assert disk.read_only and read(disk, 512, 512) == b"a" * 512
     disk.close()
+
+
+def test_a_path_that_looks_like_a_parameter_is_written_so_that_it_is_none():
+    """Found by fuzzing."""
+    uri = parse_uri("file:./a=b:c")
+    assert (uri.given, uri.target) == ({}, "./a=b:c")
+    assert parse_uri(str(parse_uri("a=b:c"))).given == {}

@@ -1,7 +1,10 @@
 """The table that outlives its process: whatever was put is there, after any number of changes, wherever it was cut."""
 
 import os
+import struct
+import zlib
 
+import msgpack
 import pytest
 
 from devproc.fs import journal
@@ -40,4 +43,14 @@ def test_a_torn_record_does_not_count(memory):
     at = first._at
     first.put(2, [b"torn"])
     os.pwrite(memory, b"\xff", at + 10)
+    assert Journal(memory).table == {1: [b"whole"]}
+
+
+@pytest.mark.parametrize("record", [([1], 2), ("text", 2), (1,), [], 5])
+def test_a_record_that_nobody_writes_ends_the_table(memory, record):
+    """Found by fuzzing: a key that cannot be one ended every successor."""
+    first = Journal(memory)
+    first.put(1, [b"whole"])
+    data = msgpack.packb(record)
+    os.pwrite(memory, struct.pack("<II", len(data), zlib.crc32(data)) + data, first._at)
     assert Journal(memory).table == {1: [b"whole"]}
