@@ -24,6 +24,7 @@ from native import Area
 from proto.channel import Packet
 from proto.errors import ConfigError, ProtocolError
 from proto.pages import PAGE_SIZE, CoreState, CoreStats, LinkMode
+from proto.trace import TRACE_SIZE
 
 INFLIGHT_QUEUE_SIZE = 1024  # entries a queue of the in-flight tables that the keeper makes
 PAUSE_PATIENCE = 0.02  # seconds to wait for harts to stop before time does; one that a device holds may take longer
@@ -81,6 +82,8 @@ class Machine:
         self.harts = HartSet(engine, description, self.ram, dirty, self.stats)
         self.built = virt.build_board(description, self.ram.address, self.queue.address, self.harts.addresses, dirty)
         self.board = self.built.board
+        self.trace_area = _take(start, "trace", TRACE_SIZE) if "trace" in start.fds else None
+        self.board.trace = self.trace_area.address if self.trace_area is not None else 0
         self.serial_port = UartPort(engine, self.board)
         self.regions = [Region(0, virt.RAM_BASE, description.memory)]
         self.devices: list[Device] = []

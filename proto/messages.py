@@ -47,6 +47,7 @@ __all__ = [
     "MessageType",
     "decode",
     "encode",
+    "message_fields",
 ]
 
 MAGIC = b"BKHD"
@@ -500,6 +501,15 @@ def decode(data: bytes) -> Message:
     else:
         body = _body(kind, reply, error, data[HEADER_SIZE:])
     return Message(kind.name, body, epoch, seq, correlation, reply, error)
+
+
+def message_fields(data: bytes) -> tuple[int, int, int, int]:
+    """Of a message's bytes, for the trace: type, seq, length with the epoch above its 32 bits, flags. Zeros when it has
+    no whole header."""
+    if len(data) < HEADER_SIZE:
+        return 0, 0, len(data), 0
+    _, _, number, flags, _, epoch, seq, _, _, _ = HEADER.unpack_from(data)
+    return number, seq, len(data) | epoch << 32, flags
 
 
 def _body(kind: MessageType, reply: bool, error: bool, data: bytes) -> dict[str, Any]:

@@ -35,6 +35,7 @@ __all__ = [
     "NO_QUEUE",
     "RECORDS",
     "TRACE_SIZE",
+    "WINDOW_SLOT",
     "TraceHeader",
     "TracePoint",
     "TraceReader",
@@ -57,6 +58,7 @@ TRACE_MAGIC = 0x52544342  # "BCTR"
 TRACE_VERSION = 1
 HEADER_BYTES = 128
 NO_QUEUE = 0xFFFF
+WINDOW_SLOT = 256  # the slot that stands for the first window of registers
 HOLE_NS = 50_000_000  # a slot claimed and not published for so long belonged to a process that was killed
 
 
@@ -95,7 +97,7 @@ class TracePoint(IntEnum):
     """Every trace point: number, who writes it, its fields, how it is told.
 
     A field is `name: (where it lies, what it is)`. Places: the members of `TraceSlot`; `a.low` and `a.high` are halves
-    of 32 bits; `text` is `data` as UTF-8; `u64` its first eight bytes as a number.
+    of 32 bits; `text` is `data` as UTF-8, `word` its first eight bytes as a number.
     """
 
     writer: str
@@ -176,27 +178,27 @@ class TracePoint(IntEnum):
         6,
         "core and device",
         {
-            "slot": ("queue", "in the core: whose session"),
-            "epoch": ("head", "of the session, modulo 65536"),
+            "slot": ("head", "in the core: whose session"),
             "type": ("position", "of the message (proto.messages)"),
             "seq": ("id", "its number"),
-            "bytes": ("a", "its length"),
-            "flags": ("b", "1: an answer, 2: an error"),
+            "bytes": ("a.low", "its length"),
+            "epoch": ("a.high", "of the session"),
+            "flags": ("b", "0: asked or told, 1: an answer, 3: a refusal"),
         },
-        "received message {type} number {seq}",
+        "receives message {type} number {seq}",
     )
     MESSAGE_OUT = (
         7,
         "core and device",
         {
-            "slot": ("queue", "in the core: whose session"),
-            "epoch": ("head", "of the session, modulo 65536"),
+            "slot": ("head", "in the core: whose session"),
             "type": ("position", "of the message (proto.messages)"),
             "seq": ("id", "its number"),
-            "bytes": ("a", "its length"),
-            "flags": ("b", "1: an answer, 2: an error"),
+            "bytes": ("a.low", "its length"),
+            "epoch": ("a.high", "of the session"),
+            "flags": ("b", "0: asked or told, 1: an answer, 3: a refusal"),
         },
-        "sent message {type} number {seq}",
+        "sends message {type} number {seq}",
     )
     STARTED = (
         8,
@@ -219,12 +221,6 @@ class TracePoint(IntEnum):
         },
         "{process} ended: pid {pid}, epoch {epoch}, status {status}",
     )
-    STATE = (
-        10,
-        "device",
-        {"state": ("a", "devproc.session.State"), "epoch": ("id", "which life of the process")},
-        "state {state}",
-    )
     NOTIFY = (
         16,
         "core",
@@ -232,55 +228,54 @@ class TracePoint(IntEnum):
             "slot": ("head", "the device's slot"),
             "queue": ("queue", "number of the virtqueue"),
             "position": ("position", "the driver's avail.idx"),
-            "message": ("id", "1: the device sleeps, a KICK message is sent"),
-            "pc": ("a", "of the instruction that wrote QueueNotify"),
+            "hart": ("id", "who wrote QueueNotify"),
+            "pc": ("a", "of its instruction"),
         },
-        "notifies queue {queue}, avail.idx {position}, pc {pc:#x}",
+        "hart {hart} notifies queue {queue}: avail.idx {position}, pc {pc:#x}",
     )
     INTERRUPT = (
         17,
         "core",
         {
-            "slot": ("head", "the device's slot"),
+            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
             "calls": ("id", "the device's count of calls, as far as they are taken"),
-            "taken": ("a", "calls taken together"),
+            "taken": ("a", "calls taken together; of a window, its line's level"),
         },
-        "interrupt raised ({calls})",
+        "interrupt raised, {taken} calls taken",
     )
     MMIO_READ = (
         18,
         "core",
         {
-            "slot": ("head", "the device's slot or window"),
-            "kind": ("queue", "0: virtio-mmio, 1: a window of registers"),
+            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
             "size": ("position", "bytes"),
             "offset": ("id", "of the register"),
             "value": ("b", "read"),
             "pc": ("a", "of the instruction"),
+            "hart": ("word", "whose"),
         },
-        "reads {size} bytes at {offset:#x}: {value:#x}, pc {pc:#x}",
+        "hart {hart} reads {size} bytes at {offset:#x}: {value:#x}, pc {pc:#x}",
     )
     MMIO_WRITE = (
         19,
         "core",
         {
-            "slot": ("head", "the device's slot or window"),
-            "kind": ("queue", "0: virtio-mmio, 1: a window of registers"),
+            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
             "size": ("position", "bytes"),
             "offset": ("id", "of the register"),
             "value": ("b", "written"),
             "pc": ("a", "of the instruction"),
+            "hart": ("word", "whose"),
         },
-        "writes {value:#x} to {offset:#x}, {size} bytes, pc {pc:#x}",
+        "hart {hart} writes {value:#x} to {offset:#x}, {size} bytes, pc {pc:#x}",
     )
     SESSION = (
         20,
         "core",
         {
-            "slot": ("head", "the device's slot or window"),
-            "kind": ("queue", "0: virtio-mmio, 1: a window of registers"),
-            "epoch": ("id", "of the session"),
-            "up": ("a", "1: open, 0: its process is gone"),
+            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
+            "epoch": ("id", "of the device's process"),
+            "up": ("a", "1: it is there, 0: it is gone"),
         },
         "session of epoch {epoch}: up {up}",
     )
@@ -413,6 +408,7 @@ _PLACES = {
     "b.low": lambda record: record.b & 0xFFFFFFFF,
     "b.high": lambda record: record.b >> 32,
     "data": lambda record: record.data,
+    "word": lambda record: int.from_bytes(record.data[:8], "little"),
     "text": lambda record: record.data.rstrip(b"\0").decode(errors="replace"),
 }
 

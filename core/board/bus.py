@@ -14,6 +14,7 @@ from core.board.plic import CONTEXT, CONTEXT_STRIDE, plic_read, plic_write
 from core.board.power import finisher_write
 from core.board.rtc import rtc_read, rtc_write
 from core.board.state import Board, BusKind, BusRange
+from core.board.trace import is_traced, trace_read, trace_write
 from core.board.uart import uart_read, uart_write
 from core.board.window import settle_window, window_read, window_write
 from core.cpu.faults import raise_access_fault
@@ -81,7 +82,11 @@ def bus_read(hart: Hart, address: u64, size: u64) -> u64:
     if not answers(board, number, address, size):
         raise_access_fault(hart, address, PMP_R)
         return 0
-    return range_read(board, board.ranges[number], address, u32(size))
+    entry = board.ranges[number]
+    value: u64 = range_read(board, entry, address, u32(size))
+    if is_traced(board, entry):
+        trace_read(hart, board, entry, address, u32(size), value)
+    return value
 
 
 @fn
@@ -126,7 +131,10 @@ def bus_write(hart: Hart, address: u64, size: u64, value: u64) -> None:
     if not answers(board, number, address, size) or board.ranges[number].kind == BusKind.ROM:
         raise_access_fault(hart, address, PMP_W)
         return
-    range_write(board, board.ranges[number], address, u32(size), value)
+    entry = board.ranges[number]
+    if is_traced(board, entry):
+        trace_write(hart, board, entry, address, u32(size), value)
+    range_write(board, entry, address, u32(size), value)
 
 
 @fn

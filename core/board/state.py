@@ -185,6 +185,7 @@ class Board(Record):
     stopping: u32 = acquire()  # 1: harts leave, nothing waits any more
     running_harts: u32 = relaxed()  # harts that are not asleep
     reset_vector: u64
+    trace: u64  # address of the core's trace ring, or 0
     harts: Array[u64] = plain(count=MAX_HARTS)
     ranges: Array[BusRange] = plain(count=MAX_REGIONS)
     clint: Clint

@@ -10,10 +10,12 @@ that falls only later would interrupt again.
 from core.board.lock import SECOND_NS, futex_wait, futex_wake, lock, unlock, wait_while
 from core.board.plic import plic_follow
 from core.board.state import Board, Window
+from core.board.trace import trace_interrupt
 from core.events import EventKind, EventQueue, post_event
 from core.virtio.transport import DeviceState
 from native import addressof, atomic_add32, fn, monotonic_ns, u32, u64
 from proto.pages import CoreToDevice, DeviceToCore, take_calls
+from proto.trace import WINDOW_SLOT
 
 DEADLINE_NS = 2 * SECOND_NS  # what a window begins with
 FULL_QUEUE_PAUSE_NS = 1_000_000  # between two tries to post into a full event queue
@@ -113,6 +115,7 @@ def window_poll(board: Board, window: Window) -> None:
     if level != window.irq_level:
         window.irq_level = level
         plic_follow(board, window.irq, addressof(window.irq_level))
+        trace_interrupt(board, WINDOW_SLOT + window.index, theirs.call_sequence, level)
 
 
 @fn

@@ -26,6 +26,7 @@ from core.events import may_sleep, post_event, take_event
 from core.virtio.mmio import set_config, transport_answer, transport_needs_reset, transport_poll
 from native import Unit
 from proto.pages import kick_again, open_session
+from proto.trace import trace
 
 EXPORTS: tuple[calls.AnyFunction, ...] = (
     run_hart,
@@ -52,6 +53,7 @@ EXPORTS: tuple[calls.AnyFunction, ...] = (
     window_answer,
     window_progress,
     window_state,
+    trace,
     *debug.EXPORTS,
 )
 

@@ -15,6 +15,7 @@ Registers of QueueSel >= number of queues read 0 and ignore writes.
 from core.board.lock import SECOND_NS, futex_wake, lock, unlock, wait_while
 from core.board.plic import plic_follow
 from core.board.state import Board
+from core.board.trace import trace_interrupt
 from core.board.window import post_ordered
 from core.events import EventKind, EventQueue, post_event
 from core.virtio.transport import CONFIG_BYTES, DeviceState, Transport, VirtioQueue
@@ -343,8 +344,11 @@ def transport_poll(board: Board, transport: Transport) -> None:
         return
     mine = CoreToDevice(transport.core_page)
     theirs = DeviceToCore(transport.device_page)
-    if call_pending(mine, theirs) and take_calls(mine, theirs) != 0:
-        raise_irq(board, transport.index, Interrupt.USED_RING)
+    if call_pending(mine, theirs):
+        taken: u32 = take_calls(mine, theirs)
+        if taken != 0:
+            raise_irq(board, transport.index, Interrupt.USED_RING)
+            trace_interrupt(board, transport.index, mine.calls_seen, taken)
 
 
 @fn
