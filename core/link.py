@@ -27,6 +27,7 @@ from core.handover import Handover, check_hello
 from proto.errors import BulkheadError, ProtocolError
 from proto.messages import MESSAGES, Message, decode, encode
 from proto.pages import MAX_QUEUES
+from proto.trace import TracePoint
 from proto.virtio import Status
 
 HOLD_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
@@ -115,6 +116,8 @@ class DeviceLink:
         self.up = False  # HELLO accepted, process not known to be dead
         self.dead = True  # no process may touch the rings now
         self.socket: zmq.Socket[bytes] | None = None
+        self.trace_message: Callable[[TracePoint, bytes], None] = lambda point, data: None
+        self.trace_session: Callable[[int, bool], None] = lambda epoch, up: None
         self.sent = 0
         self.received = 0
         self._context = context
@@ -146,6 +149,7 @@ class DeviceLink:
         self.dead = True
         self._close_socket()
         self.port.detach()
+        self.trace_session(self.epoch, False)
         self._answer_all()
         self._release()
 
@@ -182,6 +186,7 @@ class DeviceLink:
             return
         self.dead = False
         self.up = True
+        self.trace_session(epoch, True)
         self._request("TAKE_OVER", {})
         self._replay(hello)
         self._release()
@@ -272,6 +277,7 @@ class DeviceLink:
         while self.socket is not None and int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             data = self.socket.recv(zmq.NOBLOCK)
             self.received += 1
+            self.trace_message(TracePoint.MESSAGE_IN, data)
             try:
                 message = decode(data)
                 if message.epoch == self.epoch:
@@ -338,6 +344,7 @@ class DeviceLink:
             self._report("REFUSED", {"id": self.name, "epoch": self.epoch, "error": error.describe()})
             return
         self.up = True
+        self.trace_session(self.epoch, True)
         self._send("HELLO", {}, seq=message.seq, reply=True)
         self._replay(body)
         self._release()  # a new process has touched no ring that was not replayed to it
@@ -452,6 +459,7 @@ class DeviceLink:
             self.socket.send(data, zmq.NOBLOCK)
         except zmq.ZMQError:
             return False
+        self.trace_message(TracePoint.MESSAGE_OUT, data)
         self.sent += 1
         return True
 

@@ -25,7 +25,9 @@ from core.link import DeviceLink
 from native import Area
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed
+from proto.messages import message_fields
 from proto.pages import CoreState
+from proto.trace import NO_QUEUE, WINDOW_SLOT, TracePoint
 
 LOOP_PERIOD = 0.5  # seconds between two looks at the clock: statistics, deadlines, heartbeat
 EXIT_REASON = {
@@ -62,6 +64,7 @@ class CoreProcess:
             )
             self.links[device.name] = link
             (self.by_slot if device.virtio else self.by_window)[device.index] = link
+            self._trace_link(link, device.index + (0 if device.virtio else WINDOW_SLOT))
             link.expect(device.epoch, device.endpoint)
         self.board = board
         self._poller = zmq.Poller()
@@ -72,6 +75,23 @@ class CoreProcess:
         self._event_area = Area.allocate(Event.size())
         self._event = Event(self._event_area.address)
         channel.send("READY", {"pid": os.getpid(), "serial": self.console.location})
+
+    def _trace_link(self, link: DeviceLink, slot: int) -> None:
+        """Let a session write into the core's trace ring, if there is one."""
+        ring, engine = self.board.trace, self.engine
+        if ring == 0:
+            return
+
+        def message(point: TracePoint, data: bytes) -> None:
+            number, seq, a, flags = message_fields(data)
+            engine.trace(ring, time.monotonic_ns(), point, NO_QUEUE, slot, number, seq, a, flags, 0, 0)
+
+        def session(epoch: int, up: bool) -> None:
+            engine.trace(
+                ring, time.monotonic_ns(), TracePoint.SESSION, NO_QUEUE, slot, 0, epoch, int(up), 0, 0, 0
+            )
+
+        link.trace_message, link.trace_session = message, session
 
     def stop(self) -> None:
         """Ask the machine to end; callable from a signal handler."""

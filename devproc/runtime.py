@@ -24,7 +24,7 @@ from native.memory import Area
 from proto.channel import Channel, Packet
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ImageLocked, ProtocolError
 from proto.memory import GuestMemory
-from proto.messages import HEADER, MAX_BODY
+from proto.messages import MAX_BODY, message_fields
 from proto.pages import PAGE_SIZE, DeviceToCore, check_pages
 from proto.trace import NO_QUEUE, TRACE_SIZE, TracePoint, text_words
 
@@ -192,9 +192,8 @@ class Runtime:
             self._engine.trace(ring, time.monotonic_ns(), point, NO_QUEUE, head, position, id, a, b, *words)
 
     def _trace_message(self, point: TracePoint, data: bytes) -> None:
-        if len(data) >= HEADER.size:
-            _, _, number, flags, _, epoch, seq, _, _, _ = HEADER.unpack_from(data)
-            self._trace(point, epoch, number, seq, len(data), flags)
+        number, seq, a, flags = message_fields(data)
+        self._trace(point, 0, number, seq, a, flags)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
