@@ -87,6 +87,10 @@ class Queues:
         self._queues: dict[int, _Queue] = {}
         self._table_size = 0
         self._deferred = 0
+        self._parked: set[int] = set()  # numbers of the parked requests
+        self._serial = 0
+        self._paused = False
+        self._late: list[Callable[[], None]] = []  # parked requests that found their end while nothing was served
         self._unwanted = {index for index, queue in enumerate(device.queues) if queue.on_demand}
 
     # -- what the core says ----------------------------------------------------------------------------------------
@@ -142,7 +146,8 @@ class Queues:
 
     def busy(self) -> int:
         """Requests that this process has taken and not yet given back."""
-        return sum(queue.ring.in_flight - queue.ring.again_left for queue in self._queues.values())
+        taken = sum(queue.ring.in_flight - queue.ring.again_left for queue in self._queues.values())
+        return taken - len(self._parked)
 
     def in_flight(self, index: int | None = None) -> int:
         """Requests in the in-flight table: those, and a predecessor's that have not come again yet."""
@@ -151,14 +156,22 @@ class Queues:
     def pause(self) -> None:
         """Serve nothing, remembering what was enabled."""
         self.loop.count = 0
+        self._paused = True
 
     def resume(self) -> None:
         """Serve what is enabled again."""
+        self._paused = False
         self._serve_enabled()
+        late, self._late = self._late, []
+        for finish in late:
+            finish()
 
     def forget(self) -> None:
         """RESET: the rings are gone, and nothing of them is in flight any more."""
         self._queues.clear()
+        self._parked.clear()
+        self._late.clear()
+        self._paused = False
         self._serve_enabled()
         if self._table_size:
             for index in range(len(self._device.queues)):
@@ -265,12 +278,24 @@ class Queues:
         used = _CHAIN.size + (self.chain.readable + self.chain.writable) * _SEGMENT.size
         kept = bytes(self._view[self._chain_at : self._chain_at + used])
         self._deferred += 1
+        self._serial += 1
+        number = self._serial
+        if request.parked:
+            self._parked.add(number)
 
         def finish() -> None:
+            if request.parked and number not in self._parked:
+                return
+            if request.parked and self._paused:
+                self._late.append(finish)
+                return
+            self._parked.discard(number)
             request.finish = lambda: None
             self._deferred -= 1
+            now = bytes(self._view[self._chain_at : self._chain_at + used])  # of a request being handled meanwhile
             self._view[self._chain_at : self._chain_at + used] = kept
             self._put(ring, request)
+            self._view[self._chain_at : self._chain_at + used] = now
             self._engine.flush_and_call(self.loop, ring)
 
         request.finish = finish

@@ -36,6 +36,7 @@ class Request:
         "failed",
         "finish",
         "head",
+        "parked",
         "queue",
         "readable",
         "writable",
@@ -65,6 +66,7 @@ class Request:
         self.writable = sum(buffer.length for buffer in writable)
         self.written = 0
         self.deferred = False
+        self.parked = False
         self.finish: Callable[[], None] = lambda: None
         self._readable = readable
         self._writable = writable
@@ -106,6 +108,12 @@ class Request:
     def defer(self) -> None:
         """Do not give the request back when `handle` returns: `finish()` is called later, on the device's thread."""
         self.deferred = True
+
+    def park(self) -> None:
+        """Like `defer`, for a request that waits for somebody else and may wait for ever: nothing waits for it. When
+        the process is replaced meanwhile its successor is handed the request again; when the driver resets the device
+        it is forgotten, and `finish` does nothing."""
+        self.deferred = self.parked = True
 
     def _views(self, buffers: list[Buffer], offset: int, size: int) -> list[memoryview]:
         found = []

@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from devproc.fs.tree import fail, parent
 from proto.errors import ConfigError
 
-__all__ = ["Beneath", "by_descriptor", "rename2", "set_times"]
+__all__ = ["Beneath", "allocate", "birth_time", "by_descriptor", "rename2", "set_times", "sync_all"]
 
 SYS_OPENAT2 = 437  # the same on every architecture
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 AT_EMPTY_PATH = 0x1000
+STATX_BTIME = 0x800
+PATH_MAX = 4096  # what one call takes, with its zero byte
 RETRIES = 16  # openat2 says EAGAIN when a rename came in between
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -39,6 +41,18 @@ class _Times(ctypes.Structure):
     """struct timespec[2]: seconds and nanoseconds of atime and mtime."""
 
     _fields_ = [("words", ctypes.c_long * 4)]
+
+
+class _Statx(ctypes.Structure):
+    """What is needed of struct statx: the mask, and when the file was made."""
+
+    _fields_ = [
+        ("mask", ctypes.c_uint32),
+        ("before", ctypes.c_uint8 * 76),
+        ("seconds", ctypes.c_int64),
+        ("nanoseconds", ctypes.c_uint32),
+        ("after", ctypes.c_uint8 * 164),
+    ]
 
 
 class Beneath:
@@ -59,10 +73,29 @@ class Beneath:
             ) from error
 
     def open(self, path: bytes, flags: int) -> int:
-        """A descriptor of what is at `path`, of a symbolic link itself with O_PATH. Raises OSError."""
+        """A descriptor of what is at `path`, of a symbolic link itself with O_PATH; longer ones than one call takes are
+        resolved in steps. Raises OSError."""
+        if len(path) < PATH_MAX:
+            return self._open(self.fd, path, flags)
+        cut = path.rindex(b"/", 0, PATH_MAX)
+        at = self._open(self.fd, path[:cut], os.O_PATH | os.O_DIRECTORY)
+        while len(path) - cut - 1 >= PATH_MAX:
+            begin, cut = cut + 1, path.rindex(b"/", cut + 1, cut + PATH_MAX)
+            at = self._step(at, path[begin:cut], os.O_PATH | os.O_DIRECTORY)
+        return self._step(at, path[cut + 1 :], flags)
+
+    def _step(self, at: int, path: bytes, flags: int) -> int:
+        """From one directory on the way to the next; the descriptor of the former is closed."""
+        try:
+            return self._open(at, path, flags)
+        finally:
+            os.close(at)
+
+    @staticmethod
+    def _open(at: int, path: bytes, flags: int) -> int:
         how = _How(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, RESOLVE)
         for _ in range(RETRIES):
-            fd: int = _libc.syscall(SYS_OPENAT2, self.fd, path or b".", ctypes.byref(how), ctypes.sizeof(how))
+            fd: int = _libc.syscall(SYS_OPENAT2, at, path or b".", ctypes.byref(how), ctypes.sizeof(how))
             if fd >= 0:
                 return fd
             if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
@@ -107,4 +140,25 @@ def set_times(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
     """utimensat(2) on what a descriptor is open on, O_PATH too; UTIME_NOW and UTIME_OMIT as nanoseconds."""
     times = _Times((ctypes.c_long * 4)(*atime, *mtime))
     if _libc.utimensat(fd, b"", ctypes.byref(times), AT_EMPTY_PATH) < 0:
+        fail(ctypes.get_errno())
+
+
+def birth_time(fd: int) -> int | None:
+    """When what a descriptor is open on was made, in nanoseconds; None where the file system does not say."""
+    seen = _Statx()
+    if _libc.statx(fd, b"", AT_EMPTY_PATH, STATX_BTIME, ctypes.byref(seen)) < 0:
+        fail(ctypes.get_errno())
+    return seen.seconds * 1_000_000_000 + seen.nanoseconds if seen.mask & STATX_BTIME else None
+
+
+def allocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2). Raises OSError."""
+    while _libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)) < 0:
+        if ctypes.get_errno() != errno.EINTR:
+            fail(ctypes.get_errno())
+
+
+def sync_all(fd: int) -> None:
+    """syncfs(2): the whole file system that a descriptor is on. Raises OSError."""
+    if _libc.syncfs(fd) < 0:
         fail(ctypes.get_errno())

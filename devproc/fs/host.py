@@ -12,13 +12,15 @@ import stat
 from collections.abc import Sequence
 
 from devproc.fs import mapped
-from devproc.fs.beneath import Beneath, by_descriptor, rename2, set_times
+from devproc.fs.beneath import Beneath, allocate, birth_time, by_descriptor, rename2, set_times, sync_all
 from devproc.fs.tree import NOW, Attributes, Changes, Entry, OpenFile, Owner, Space, fail
 
 __all__ = ["HostTree"]
 
 SECOND = 1_000_000_000
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 0x10
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC
 OUR_XATTRS = b"user.bulkhead."
 DT_UNKNOWN, DT_DIR, DT_REG, DT_LNK = 0, 4, 8, 10
@@ -48,14 +50,24 @@ class HostFile:
         os.fdatasync(self.fd) if data_only else os.fsync(self.fd)
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
-        if mode:
+        """Only what may be done twice: no collapsing nor inserting of ranges."""
+        if mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             fail(errno.EOPNOTSUPP)
-        os.posix_fallocate(self.fd, offset, length)
+        if mode == 0:
+            os.posix_fallocate(self.fd, offset, length)
+        else:
+            allocate(self.fd, mode, offset, length)
 
     def seek(self, offset: int, whence: int) -> int:
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             fail(errno.EINVAL)
         return os.lseek(self.fd, offset, whence)
+
+    def descriptor(self) -> int:
+        return self.fd
+
+    def born(self) -> int | None:
+        return birth_time(self.fd)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -86,6 +98,30 @@ class HostTree:
                     raise
                 return self.open(path, flags)
             return HostFile(self._begun(fd, directory, mode, 0, owner))
+
+    def temporary(self, directory: bytes, flags: int, mode: int, owner: Owner) -> OpenFile:
+        mode = stat.S_IFREG | (mode & mapped.PERMISSIONS)
+        with self._beneath.found(directory) as fd:
+            how = (flags & os.O_ACCMODE) | os.O_TMPFILE | os.O_CLOEXEC
+            made = os.open(by_descriptor(fd), how, mapped.host_mode(mode))
+            return HostFile(self._begun(made, fd, mode, 0, owner))
+
+    def hold(self, path: bytes) -> int:
+        return self._beneath.open(path, os.O_PATH)
+
+    def held(self, descriptor: int, flags: int) -> OpenFile:
+        return HostFile(os.dup(descriptor) if flags & os.O_PATH else _reopen(descriptor, flags))
+
+    def link_held(self, descriptor: int, path: bytes) -> None:
+        with self._beneath.directory_of(path) as (directory, name):
+            os.link(by_descriptor(descriptor), name, dst_dir_fd=directory, follow_symlinks=True)
+
+    def sync(self) -> None:
+        fd = self._beneath.open(b"", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            sync_all(fd)
+        finally:
+            os.close(fd)
 
     def entries(self, path: bytes) -> list[Entry]:
         with self._beneath.found(path) as found:
@@ -141,6 +177,9 @@ class HostTree:
             os.rmdir(name, dir_fd=directory)
 
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
+        """A whiteout would be a device on the host."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            fail(errno.EINVAL)
         with self._beneath.directory_of(old) as (here, name), self._beneath.directory_of(new) as (there, new_name):
             rename2(here, name, there, new_name, flags)
 

@@ -86,6 +86,9 @@ class Careful:
     def link(self, existing: bytes, path: bytes) -> None:
         self._make(path, lambda: self._tree.link(existing, path))
 
+    def link_held(self, descriptor: int, path: bytes) -> None:
+        self._make(path, lambda: self._tree.link_held(descriptor, path))
+
     def unlink(self, path: bytes) -> None:
         self._remove(path, self._tree.unlink)
 

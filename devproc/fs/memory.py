@@ -123,6 +123,12 @@ class MemoryFile:
             fail(errno.ENXIO)
         return offset if whence == os.SEEK_DATA else len(self._node.data)
 
+    def descriptor(self) -> int:
+        fail(errno.EOPNOTSUPP)
+
+    def born(self) -> int | None:
+        return None
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -164,6 +170,22 @@ class MemoryTree:
     def entries(self, path: bytes) -> list[Entry]:
         node = self._directory(path)
         return [Entry(name, 0, inode, self.nodes[inode].mode >> 12) for name, inode in sorted(node.names.items())]
+
+    def temporary(self, directory: bytes, flags: int, mode: int, owner: Owner) -> OpenFile:
+        fail(errno.EOPNOTSUPP)
+
+    def hold(self, path: bytes) -> int:
+        """A node without names goes when the process does."""
+        fail(errno.EOPNOTSUPP)
+
+    def held(self, descriptor: int, flags: int) -> OpenFile:
+        fail(errno.EOPNOTSUPP)
+
+    def link_held(self, descriptor: int, path: bytes) -> None:
+        fail(errno.EOPNOTSUPP)
+
+    def sync(self) -> None:
+        """It is as stored as it will ever be."""
 
     def mkdir(self, path: bytes, mode: int, owner: Owner) -> None:
         directory, name = self._free_place(path)

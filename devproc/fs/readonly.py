@@ -10,7 +10,7 @@ from devproc.fs.tree import OpenFile, Tree, fail
 
 __all__ = ["ReadOnly"]
 
-_PASSED = frozenset({"stat", "entries", "readlink", "space", "get_xattr", "list_xattrs", "close"})
+_PASSED = frozenset({"stat", "entries", "readlink", "space", "get_xattr", "list_xattrs", "hold", "sync", "close"})
 
 
 class ReadOnly:
@@ -25,12 +25,17 @@ class ReadOnly:
             fail(errno.EROFS)
         return _ReadOnlyFile(self._tree.open(path, flags))
 
+    def held(self, descriptor: int, flags: int) -> OpenFile:
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            fail(errno.EROFS)
+        return _ReadOnlyFile(self._tree.held(descriptor, flags))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tree, name) if name in _PASSED else _refuse
 
 
 class _ReadOnlyFile:
-    _PASSED = frozenset({"read", "attributes", "sync", "seek", "close"})
+    _PASSED = frozenset({"read", "attributes", "born", "sync", "seek", "descriptor", "close"})
 
     def __init__(self, file: OpenFile) -> None:
         self._file = file

@@ -127,6 +127,12 @@ class OpenFile(Protocol):
     def seek(self, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE."""
 
+    def descriptor(self) -> int:
+        """The descriptor behind it. Raises OSError EOPNOTSUPP when there is none."""
+
+    def born(self) -> int | None:
+        """When it was made, in nanoseconds; None when that is not known."""
+
     def close(self) -> None: ...
 
 
@@ -141,6 +147,22 @@ class Tree(Protocol):
 
     def create(self, path: bytes, flags: int, mode: int, owner: Owner) -> OpenFile:
         """Make a regular file and open it; without O_EXCL in `flags` it may be there already."""
+
+    def temporary(self, directory: bytes, flags: int, mode: int, owner: Owner) -> OpenFile:
+        """Make a regular file without a name (O_TMPFILE) and open it."""
+
+    def hold(self, path: bytes) -> int:
+        """A new descriptor that keeps what is at `path` from going when its name goes. Raises OSError EOPNOTSUPP when
+        a tree has nothing of the kind."""
+
+    def held(self, descriptor: int, flags: int) -> OpenFile:
+        """Open what a descriptor of this tree stands for, with a name or without; with O_PATH, to look at it only."""
+
+    def link_held(self, descriptor: int, path: bytes) -> None:
+        """Give what a descriptor stands for a name."""
+
+    def sync(self) -> None:
+        """All that was written to the tree is stored when this returns."""
 
     def entries(self, path: bytes) -> list[Entry]:
         """What is in a directory, without "." and "..", by name."""

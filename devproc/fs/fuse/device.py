@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 
 from devproc.device import Queue, VirtioDevice
-from devproc.fs.fuse import attributes, connection, directories, files, names
+from devproc.fs import locks as held
+from devproc.fs import nameless
+from devproc.fs.fuse import attributes, connection, directories, files, locks, names
 from devproc.fs.fuse.session import Session, collect
 from devproc.fs.journal import kept_journal
 from devproc.fs.share import check_tag, open_tree
+from devproc.fs.shelf import Shelf
+from devproc.fs.waiting import Alarm, Waiting
 from devproc.properties import Property
 from devproc.request import Request
 from native import Array, Record, plain, u8, u32
@@ -20,7 +24,7 @@ from proto.virtio import DeviceId
 __all__ = ["VirtioFsDevice"]
 
 JOURNAL = "nodes"  # the descriptor's name with the supervisor
-ANSWERS = collect(attributes, connection, directories, files, names)
+ANSWERS = collect(attributes, connection, directories, files, locks, names)
 
 
 class FsConfig(Record):
@@ -39,6 +43,7 @@ class VirtioFsDevice(VirtioDevice):
 
     tag = Property(str, help="the name under which the guest mounts it")
     ro = Property(bool, False, "refuse whatever would change something")
+    cache = Property(float, 0.0, "seconds for which the guest may believe names and attributes without asking")
 
     def start(self) -> None:
         os.umask(0)  # the guest has its own
@@ -46,14 +51,24 @@ class VirtioFsDevice(VirtioDevice):
             self.config.tag[place] = byte
         self.config.num_request_queues = 1
         self._tree = open_tree(self.backend, self.ro)
-        self._session = Session(self._tree, kept_journal(self, JOURNAL), ANSWERS)
+        journal = kept_journal(self, JOURNAL)
+        gone, locked = Shelf.of(self, nameless.PREFIX, nameless.LIMIT), Shelf.of(self, held.PREFIX, held.LIMIT)
+        self._session = Session(self._tree, journal, ANSWERS, gone, locked, self.cache)
+        self._alarm = Alarm()
+        self._session.waiting = Waiting(self._alarm.switch)
+        self.watch(self._alarm.fd, self._ring)
 
     def stop(self) -> None:
-        self._session.nodes.close_files()
+        self._session.close()
+        self._alarm.close()
         self._tree.close()
 
     def reset(self) -> None:
-        self._session.nodes.clear()
+        self._session.clear()
+
+    def _ring(self) -> None:
+        self._alarm.heard()
+        self._session.waiting.look()
 
     def handle(self, request: Request) -> None:
         self._session.handle(request)

@@ -1,5 +1,5 @@
-"""OPEN, CREATE, READ, WRITE, FSYNC, FALLOCATE, LSEEK, RELEASE: files. Data moves between the file and guest memory
-directly."""
+"""OPEN, CREATE, TMPFILE, READ, WRITE, COPY_FILE_RANGE, FSYNC, FALLOCATE, LSEEK, RELEASE: files. Data moves between the
+file and guest memory directly."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ OPEN_FLAGS = {0o1: os.O_WRONLY, 0o2: os.O_RDWR, 0o1000: os.O_TRUNC, 0o200: os.O_
 KEPT_FLAGS = os.O_ACCMODE | os.O_DIRECTORY  # what a successor opens a file with
 WRITE_AT = IN_HEADER.size + REQUESTS[Opcode.WRITE][0].size
 FSYNC_DATA = 1
+COPY_MAX = 16 << 20  # bytes: other requests wait meanwhile
 _OPENED = struct.Struct("<QIi")
 _WRITTEN = struct.Struct("<II")
 
@@ -23,7 +24,7 @@ _WRITTEN = struct.Struct("<II")
 @answers(Opcode.OPEN)
 def open_(session: Session, header: Header, flags: int, open_flags: int) -> bytes:
     wanted = _host_flags(flags)
-    file = session.tree.open(session.path(header.nodeid), wanted)
+    file = session.open(header.nodeid, wanted)
     return _OPENED.pack(session.nodes.opened(header.nodeid, wanted & KEPT_FLAGS, file).number, 0, 0)
 
 
@@ -34,6 +35,18 @@ def create(session: Session, header: Header, flags: int, mode: int, umask: int, 
     entry = session.entry(path)
     nodeid = int.from_bytes(entry[:8], "little")
     return entry + _OPENED.pack(session.nodes.opened(nodeid, wanted & KEPT_FLAGS, file).number, 0, 0)
+
+
+@answers(Opcode.TMPFILE)
+def tmpfile(session: Session, header: Header, flags: int, mode: int, umask: int, open_flags: int, name: bytes) -> bytes:
+    """A file without a name: kept as one whose name went."""
+    wanted = _host_flags(flags)
+    file = session.tree.temporary(session.path(header.nodeid), wanted, mode, session.owner(header))
+    seen = file.attributes()
+    node = session.nodes.nameless(seen)
+    session.nameless.keep_file(file, node.identity)
+    handle = session.nodes.opened(node.number, wanted & KEPT_FLAGS, file)
+    return session.entry_of(node, seen) + _OPENED.pack(handle.number, 0, 0)
 
 
 @answers(Opcode.READ)
@@ -57,6 +70,19 @@ def write(session: Session, header: Header, fh: int, offset: int, size: int, *ot
     return _WRITTEN.pack(file.write(session.request.views_readable(WRITE_AT, size), offset), 0)
 
 
+@answers(Opcode.COPY_FILE_RANGE)
+def copy_file_range(session: Session, header: Header, fh: int, offset: int, node: int, to: int, *more: int) -> bytes:
+    """At most COPY_MAX bytes at a time, which the guest asks for again."""
+    there, length, flags = more
+    if flags:
+        fail(errno.EINVAL)
+    if max(offset, there) + length > 1 << 63:
+        fail(errno.EFBIG)
+    source = session.file(session.nodes.handle(fh)).descriptor()
+    target = session.file(session.nodes.handle(to)).descriptor()
+    return _WRITTEN.pack(os.copy_file_range(source, target, min(length, COPY_MAX), offset, there), 0)
+
+
 @answers(Opcode.FSYNC, Opcode.FSYNCDIR)
 def fsync(session: Session, header: Header, fh: int, flags: int, padding: int) -> bytes:
     session.file(session.nodes.handle(fh)).sync(bool(flags & FSYNC_DATA))
@@ -76,7 +102,7 @@ def lseek(session: Session, header: Header, fh: int, offset: int, whence: int, p
 
 @answers(Opcode.RELEASE, Opcode.RELEASEDIR)
 def release(session: Session, header: Header, fh: int, *others: int) -> bytes:
-    session.nodes.released(fh)
+    session.released(fh)
     return b""
 
 

@@ -8,13 +8,14 @@ of WRITE, SETXATTR and BATCH_FORGET is data.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple
 
 from devproc.fs.tree import Attributes, fail, number_of
 
-__all__ = ["IN_HEADER", "OUT_HEADER", "REQUESTS", "Flag", "Header", "Opcode", "attributes", "decode"]
+__all__ = ["IN_HEADER", "OUT_HEADER", "REQUESTS", "Flag", "Header", "Opcode", "attributes", "decode", "statx"]
 
 MAJOR, MINOR = 7, 41
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -47,27 +48,41 @@ class Opcode(IntEnum):
     GETXATTR = 22
     LISTXATTR = 23
     REMOVEXATTR = 24
+    FLUSH = 25
     INIT = 26
     OPENDIR = 27
     READDIR = 28
     RELEASEDIR = 29
     FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
     CREATE = 35
     INTERRUPT = 36
     DESTROY = 38
     BATCH_FORGET = 42
     FALLOCATE = 43
+    READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
+    COPY_FILE_RANGE = 47
+    SYNCFS = 50
+    TMPFILE = 51
+    STATX = 52
 
 
 class Flag(IntFlag):
     """Flags of INIT that are taken when the guest offers them."""
 
     ASYNC_READ = 1 << 0
+    POSIX_LOCKS = 1 << 1
     ATOMIC_O_TRUNC = 1 << 3
     BIG_WRITES = 1 << 5
+    FLOCK_LOCKS = 1 << 10
     AUTO_INVAL_DATA = 1 << 12  # pages of a file that changed on the host are dropped
+    DO_READDIRPLUS = 1 << 13
+    READDIRPLUS_AUTO = 1 << 14
+    ASYNC_DIO = 1 << 15
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
 
@@ -88,6 +103,7 @@ class Header(NamedTuple):
 
 _FILE = "<QII"  # fh and two words: fsync
 _RELEASE = "<QIIQ"
+_LOCK = "<QQQQIIII"  # fh, owner, first and last byte, kind, process, flags, padding
 _TRANSFER = "<QQIIQII"  # fh, offset, size, flags, lock owner, flags, padding
 
 REQUESTS = {
@@ -109,6 +125,10 @@ REQUESTS = {
     Opcode.STATFS: (struct.Struct("<"), 0),
     Opcode.RELEASE: (struct.Struct(_RELEASE), 0),
     Opcode.FSYNC: (struct.Struct(_FILE), 0),
+    Opcode.FLUSH: (struct.Struct("<QIIQ"), 0),
+    Opcode.GETLK: (struct.Struct(_LOCK), 0),
+    Opcode.SETLK: (struct.Struct(_LOCK), 0),
+    Opcode.SETLKW: (struct.Struct(_LOCK), 0),
     Opcode.SETXATTR: (struct.Struct("<II"), 1),
     Opcode.GETXATTR: (struct.Struct("<II"), 1),
     Opcode.LISTXATTR: (struct.Struct("<II"), 0),
@@ -116,6 +136,7 @@ REQUESTS = {
     Opcode.INIT: (struct.Struct("<IIII"), 0),
     Opcode.OPENDIR: (struct.Struct("<II"), 0),
     Opcode.READDIR: (struct.Struct(_TRANSFER), 0),
+    Opcode.READDIRPLUS: (struct.Struct(_TRANSFER), 0),
     Opcode.RELEASEDIR: (struct.Struct(_RELEASE), 0),
     Opcode.FSYNCDIR: (struct.Struct(_FILE), 0),
     Opcode.CREATE: (struct.Struct("<IIII"), 1),
@@ -125,8 +146,14 @@ REQUESTS = {
     Opcode.FALLOCATE: (struct.Struct("<QQQII"), 0),
     Opcode.RENAME2: (struct.Struct("<QII"), 2),
     Opcode.LSEEK: (struct.Struct("<QQII"), 0),
+    Opcode.COPY_FILE_RANGE: (struct.Struct("<7Q"), 0),
+    Opcode.SYNCFS: (struct.Struct("<Q"), 0),
+    Opcode.TMPFILE: (struct.Struct("<IIII"), 1),
+    Opcode.STATX: (struct.Struct("<IIQII"), 0),
 }
 _ATTRIBUTES = struct.Struct("<6Q10I")
+_STATX = struct.Struct("<IIQIIIHHQQQQ" + 4 * "qIi" + "IIII112x")
+STATX_BASIC, STATX_BTIME = 0x7FF, 0x800
 
 
 def decode(opcode: int, body: bytes) -> tuple[list[Any], bytes]:
@@ -156,4 +183,16 @@ def attributes(seen: Attributes) -> bytes:
         *(seconds for seconds, _ in times),
         *(nanoseconds for _, nanoseconds in times),
         *(seen.mode, seen.nlink, seen.uid, seen.gid, seen.rdev & 0xFFFFFFFF, seen.block_size, 0),
+    )
+
+
+def statx(seen: Attributes, born: int | None) -> bytes:
+    """struct fuse_statx."""
+    times = [(*divmod(max(time or 0, 0), SECOND), 0) for time in (seen.atime, born, seen.ctime, seen.mtime)]
+    return _STATX.pack(
+        STATX_BASIC | (0 if born is None else STATX_BTIME),
+        *(seen.block_size, 0, seen.nlink, seen.uid, seen.gid, seen.mode, 0),
+        *(number_of(seen.device, seen.inode), seen.size, seen.blocks, 0),
+        *(part for time in times for part in time),
+        *(os.major(seen.rdev), os.minor(seen.rdev), 0, 0),
     )

@@ -39,7 +39,11 @@ def symlink(session: Session, header: Header, name: bytes, target: bytes) -> byt
 @answers(Opcode.LINK)
 def link(session: Session, header: Header, existing: int, name: bytes) -> bytes:
     path = join(session.path(header.nodeid), name)
-    session.tree.link(session.path(existing), path)
+    node = session.nodes.get(existing)
+    if node.paths:
+        session.tree.link(node.path, path)
+    else:
+        session.tree.link_held(session.nameless.descriptor(node.identity), path)
     return session.entry(path)
 
 
@@ -51,6 +55,7 @@ def readlink(session: Session, header: Header) -> bytes:
 @answers(Opcode.UNLINK)
 def unlink(session: Session, header: Header, name: bytes) -> bytes:
     path = join(session.path(header.nodeid), name)
+    session.keep_open(path)
     session.tree.unlink(path)
     session.nodes.unlinked(path)
     return b""
@@ -59,6 +64,7 @@ def unlink(session: Session, header: Header, name: bytes) -> bytes:
 @answers(Opcode.RMDIR)
 def rmdir(session: Session, header: Header, name: bytes) -> bytes:
     path = join(session.path(header.nodeid), name)
+    session.keep_open(path)
     session.tree.rmdir(path)
     session.nodes.unlinked(path)
     return b""
@@ -79,6 +85,8 @@ def rename2(session: Session, header: Header, newdir: int, flags: int, padding: 
 def _move(session: Session, old: bytes, new: bytes, flags: int) -> None:
     """renameat2(2), which does nothing when both names are the same file's."""
     again = session.intents.again
+    if not flags & RENAME_EXCHANGE and old != new:
+        session.keep_open(new)
     session.tree.rename(old, new, flags)
     if flags & RENAME_EXCHANGE:
         if not again:  # what a predecessor may have exchanged already, the next LOOKUP finds out

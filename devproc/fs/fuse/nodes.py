@@ -8,6 +8,7 @@ used.
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from dataclasses import dataclass, field
 
 from devproc.fs.intents import INTENT_KEYS
@@ -57,11 +58,13 @@ class Nodes:
         self._by_identity: dict[Identity, Node] = {}
         self._by_path: dict[bytes, Node] = {}
         self.handles: dict[int, Handle] = {}
+        self._open: Counter[int] = Counter()  # handles of each node
         for number, value in journal.table.items():
             if number <= INTENT_KEYS:
                 continue
             if number < 0:
                 self.handles[-number] = Handle(-number, *value)
+                self._open[value[0]] += 1
             else:
                 identity, paths, lookups = value
                 self._enter(Node(number, (identity[0], identity[1]), paths, lookups))
@@ -77,19 +80,24 @@ class Nodes:
         found = self._nodes.get(number)
         return found if found is not None else fail(errno.ESTALE)
 
+    def at(self, path: bytes) -> Node | None:
+        """The node that the guest has found at a path."""
+        return self._by_path.get(path)
+
+    def nameless(self, seen: Attributes) -> Node:
+        """The node of a new file that has no name, held once. Raises OSError ENFILE."""
+        node = self._node((seen.device, seen.inode))
+        node.lookups += 1
+        self._keep(node)
+        return node
+
     def found(self, path: bytes, seen: Attributes) -> Node:
         """The guest looked this up: its node, held once more. Raises OSError ENFILE."""
         identity = (seen.device, seen.inode)
         there = self._by_path.get(path)
         if there is not None and there.identity != identity:
             self.unlinked(path)
-        node = self._by_identity.get(identity)
-        if node is None:
-            if len(self._nodes) >= MAX_NODES:
-                fail(errno.ENFILE)
-            node = Node(self._next_node, identity, [])
-            self._next_node += 1
-            self._enter(node)
+        node = self._node(identity)
         if path not in node.paths:
             node.paths.append(path)
             self._by_path[path] = node
@@ -150,6 +158,7 @@ class Nodes:
         handle = Handle(self._next_handle, node, flags, file)
         self._next_handle += 1
         self.handles[handle.number] = handle
+        self._open[node] += 1
         self._journal.put(-handle.number, [node, flags])
         return handle
 
@@ -158,14 +167,22 @@ class Nodes:
         found = self.handles.get(number)
         return found if found is not None else fail(errno.EBADF)
 
-    def released(self, number: int) -> None:
-        """The handle is gone."""
+    def is_open(self, node: int) -> bool:
+        """Has the guest a handle of this node?"""
+        return node in self._open
+
+    def released(self, number: int) -> Handle | None:
+        """The handle is gone; returns what it was."""
         handle = self.handles.pop(number, None)
         if handle is None:
-            return
+            return None
+        self._open[handle.node] -= 1
+        if self._open[handle.node] <= 0:
+            del self._open[handle.node]
         if handle.file is not None:
             handle.file.close()
         self._journal.drop(-number)
+        return handle
 
     def clear(self) -> None:
         """A new session begins."""
@@ -174,6 +191,7 @@ class Nodes:
         self._by_identity.clear()
         self._by_path.clear()
         self.handles.clear()
+        self._open.clear()
         self._journal.clear()
 
     def close_files(self) -> None:
@@ -182,6 +200,17 @@ class Nodes:
             if handle.file is not None:
                 handle.file.close()
                 handle.file = None
+
+    def _node(self, identity: Identity) -> Node:
+        """The node of a file, a new one when it has none."""
+        node = self._by_identity.get(identity)
+        if node is None:
+            if len(self._nodes) >= MAX_NODES:
+                fail(errno.ENFILE)
+            node = Node(self._next_node, identity, [])
+            self._next_node += 1
+            self._enter(node)
+        return node
 
     def _enter(self, node: Node) -> None:
         self._nodes[node.number] = node

@@ -7,16 +7,21 @@ errno the guest gets. FORGET and BATCH_FORGET have no answer at all.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from devproc.fs.fuse.messages import IN_HEADER, OUT_HEADER, REQUESTS, Header, Opcode, attributes, decode
-from devproc.fs.fuse.nodes import Handle, Nodes
+from devproc.fs.fuse.messages import IN_HEADER, OUT_HEADER, REQUESTS, SECOND, Header, Opcode, attributes, decode, statx
+from devproc.fs.fuse.nodes import ROOT_NODE, Handle, Identity, Node, Nodes
 from devproc.fs.intents import Careful, Intents
 from devproc.fs.journal import Journal
-from devproc.fs.tree import Attributes, OpenFile, Owner, Tree, fail, open_again
+from devproc.fs.locks import Locks
+from devproc.fs.nameless import Nameless
+from devproc.fs.shelf import Shelf
+from devproc.fs.tree import ROOT, Attributes, OpenFile, Owner, Tree, fail, open_again
+from devproc.fs.waiting import Waiting
 from devproc.request import Request
 from proto.errors import BackendError
 
@@ -26,6 +31,7 @@ REQUEST_MAX = 1 << 17  # bytes of a request without the data of WRITE: SETXATTR'
 DATA_AT = OUT_HEADER.size  # where the data of READ begins
 _ENTRY = struct.Struct("<QQQQII")
 _ATTR = struct.Struct("<QII")
+_STATX = struct.Struct("<QII16x")
 
 # Requests that must not be carried out twice: their answers are kept.
 ONCE = frozenset(
@@ -57,11 +63,22 @@ def collect(*groups: ModuleType) -> dict[int, Answer]:
 class Session:
     """The state of one guest's session over `tree`."""
 
-    def __init__(self, tree: Tree, journal: Journal, answers: Mapping[int, Answer]) -> None:
+    def __init__(
+        self, tree: Tree, journal: Journal, answers: Mapping[int, Answer], gone: Shelf, locked: Shelf, cache: float = 0
+    ) -> None:
+        """`gone` and `locked` are the shelves of files without names and of locks; what is told of names and
+        attributes, the guest may believe for `cache` seconds."""
         self._answers = answers
         self.intents = Intents(journal)
         self.tree: Tree = Careful(tree, self.intents)
         self.nodes = Nodes(journal)
+        self.nameless = Nameless(tree, gone)
+        self.locks = Locks(tree, locked)
+        self.waiting = Waiting()
+        seconds, nanoseconds = divmod(int(cache * SECOND), SECOND)
+        self.cache = bool(cache)
+        self._entry_valid = (seconds, seconds, nanoseconds, nanoseconds)
+        self._attr_valid = (seconds, nanoseconds, 0)
         self.request: Request  # the one being answered: READ and WRITE move their data themselves
         self.rest = b""  # what follows the fields of the request
 
@@ -78,7 +95,7 @@ class Session:
         answer = self._answer(header, message) if known is None else known
         if known is None and header.opcode in ONCE:
             self.intents.finish(answer)
-        if answer and request.writable >= OUT_HEADER.size:
+        if answer and not request.deferred and request.writable >= OUT_HEADER.size:
             request.write_at(0, answer)
 
     def _answer(self, header: Header, message: bytes) -> bytes:
@@ -105,6 +122,35 @@ class Session:
         size = max(OUT_HEADER.size + len(body), request.written)
         return OUT_HEADER.pack(size, -failure, header.unique) + body
 
+    def wait(self, header: Header, attempt: Callable[[], bool]) -> None:
+        """The request is answered, with nothing, once `attempt` succeeds."""
+
+        def answer() -> bytes | None:
+            try:
+                return refuse(0) if attempt() else None
+            except OSError as error:
+                return refuse(error.errno or errno.EIO)
+
+        def refuse(number: int) -> bytes:
+            return OUT_HEADER.pack(OUT_HEADER.size, -number, header.unique)
+
+        if self.request.writable < OUT_HEADER.size:
+            fail(errno.EINVAL)
+        self.waiting.add(header.unique, self.request, answer, refuse)
+
+    def clear(self) -> None:
+        """A new session begins."""
+        self.waiting.clear()
+        self.nodes.clear()
+        self.nameless.clear()
+        self.locks.clear()
+
+    def close(self) -> None:
+        """The end of this process, not of the session."""
+        self.nodes.close_files()
+        self.nameless.close()
+        self.locks.close()
+
     # -- what the functions share ----------------------------------------------------------------------------------
 
     def path(self, nodeid: int) -> bytes:
@@ -115,36 +161,72 @@ class Session:
         """The open file of a handle; a successor opens it again. Raises OSError ESTALE."""
         if handle.file is None:
             node = self.nodes.get(handle.node)
-            identity = node.identity
-            if node.path == b"":
-                seen = self.tree.stat(b"")
-                identity = (seen.device, seen.inode)
-            handle.file = open_again(self.tree, node.path, handle.flags, identity)
+            identity = self.identity(node)
+            if node.paths and identity not in self.nameless:
+                handle.file = open_again(self.tree, node.path, handle.flags, identity)
+            else:
+                handle.file = self.nameless.open(identity, handle.flags)
         return handle.file
 
-    def open_file(self, nodeid: int) -> OpenFile | None:
-        """A file that the guest has open on a node, for a node without a name."""
-        held = (handle for handle in self.nodes.handles.values() if handle.node == nodeid and handle.file is not None)
-        return next((handle.file for handle in held), None)
+    def identity(self, node: Node) -> Identity:
+        """Device and inode of a node's file."""
+        if node.number != ROOT_NODE:
+            return node.identity
+        seen = self.tree.stat(ROOT)
+        return seen.device, seen.inode
+
+    def open(self, nodeid: int, flags: int) -> OpenFile:
+        """Open what a node stands for, with a name or without."""
+        node = self.nodes.get(nodeid)
+        return self.tree.open(node.path, flags) if node.paths else self.nameless.open(node.identity, flags)
+
+    def keep_open(self, path: bytes) -> None:
+        """The name is about to go: the guest's open files of it outlive that, and this process."""
+        node = self.nodes.at(path)
+        if node is not None and node.paths == [path] and self.nodes.is_open(node.number):
+            self.nameless.keep(path, node.identity)
+
+    def released(self, fh: int) -> None:
+        """A handle is gone; with the last one of a node, what was kept for it."""
+        handle = self.nodes.released(fh)
+        if handle is None or self.nodes.is_open(handle.node) or handle.node == ROOT_NODE:
+            return
+        with contextlib.suppress(OSError):  # the guest has forgotten the node already
+            identity = self.nodes.get(handle.node).identity
+            self.nameless.let_go(identity)
+            self.locks.release_file(identity)
+
+    def open_file(self, nodeid: int) -> OpenFile:
+        """A file that the guest has open on a node, for a node without a name. Raises OSError ESTALE."""
+        held = (handle for handle in self.nodes.handles.values() if handle.node == nodeid)
+        handle = next(held, None)
+        return self.file(handle) if handle is not None else fail(errno.ESTALE)
 
     def attributes(self, nodeid: int) -> Attributes:
         """Of a node, with a name or without."""
         node = self.nodes.get(nodeid)
         if node.paths:
             return self.tree.stat(node.path)
-        file = self.open_file(nodeid)
-        return file.attributes() if file is not None else fail(errno.ESTALE)
+        if node.identity in self.nameless:
+            return self.nameless.attributes(node.identity)
+        return self.open_file(nodeid).attributes()
 
     def entry(self, path: bytes) -> bytes:
-        """struct fuse_entry_out: what is at a path, held once more by the guest. Nothing is to be cached without
-        asking: the host may change it."""
+        """struct fuse_entry_out: what is at a path, held once more by the guest."""
         seen = self.tree.stat(path)
-        return _ENTRY.pack(self.nodes.found(path, seen).number, 0, 0, 0, 0, 0) + attributes(seen)
+        return self.entry_of(self.nodes.found(path, seen), seen)
 
-    @staticmethod
-    def attr_out(seen: Attributes) -> bytes:
+    def entry_of(self, node: Node, seen: Attributes) -> bytes:
+        """The same for a node that was found."""
+        return _ENTRY.pack(node.number, 0, *self._entry_valid) + attributes(seen)
+
+    def attr_out(self, seen: Attributes) -> bytes:
         """struct fuse_attr_out."""
-        return _ATTR.pack(0, 0, 0) + attributes(seen)
+        return _ATTR.pack(*self._attr_valid) + attributes(seen)
+
+    def statx_out(self, seen: Attributes, born: int | None) -> bytes:
+        """struct fuse_statx_out."""
+        return _STATX.pack(*self._attr_valid) + statx(seen, born)
 
     @staticmethod
     def owner(header: Header) -> Owner:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from devproc.fs.ninep.messages import Type
-from devproc.fs.ninep.session import Session, answers, qid
+from devproc.fs.ninep.session import NOTHING, Session, answers, qid
 from devproc.fs.tree import NOW, Changes
 
 GETATTR_BASIC = 0x7FF  # everything up to the times and blocks; not btime, gen, data_version
@@ -36,7 +37,13 @@ def setattr_(
         atime=_time(valid, ATIME, ATIME_SET, atime, atime_nsec),
         mtime=_time(valid, MTIME, MTIME_SET, mtime, mtime_nsec),
     )
-    if fid.gone:
+    if fid.gone and fid.flags is None:
+        file = session.nameless.open(fid.identity or NOTHING, os.O_PATH if changes.size is None else os.O_WRONLY)
+        try:
+            file.change(changes)
+        finally:
+            file.close()
+    elif fid.gone:
         session.file(fid).change(changes)
     else:
         session.tree.change(fid.path, changes)

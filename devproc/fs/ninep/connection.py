@@ -20,7 +20,7 @@ def version(session: Session, msize: int, text: bytes) -> Sequence[Any]:
     """A new session: every fid of the one before is gone."""
     if msize < MSIZE_MIN:
         fail(errno.EMSGSIZE)
-    session.fids.clear()
+    session.clear()
     session.msize = min(msize, MSIZE_MAX)
     session.journal.put(MSIZE_KEY, session.msize)
     return session.msize, VERSION if text == VERSION else b"unknown"
@@ -45,5 +45,6 @@ def attach(session: Session, number: int, afid: int, uname: bytes, aname: bytes,
 
 @answers(Type.FLUSH)
 def flush(session: Session, oldtag: int) -> Sequence[Any]:
-    """The request with that tag was answered before this one was taken."""
+    """Only a request that waits for a lock has not been answered before this one was taken."""
+    session.waiting.interrupt(oldtag, errno.EINTR)
     return ()

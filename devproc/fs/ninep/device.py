@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 
 from devproc.device import Queue, VirtioDevice
+from devproc.fs import locks as held
+from devproc.fs import nameless
 from devproc.fs.journal import kept_journal
 from devproc.fs.ninep import attributes, connection, directories, files, locks, names, walk, xattrs
 from devproc.fs.ninep.session import Session, collect
 from devproc.fs.share import TAG_MAX, check_tag, open_tree
+from devproc.fs.shelf import Shelf
+from devproc.fs.waiting import Alarm, Waiting
 from devproc.properties import Property
 from devproc.request import Request
 from native import Array, Record, plain, u8, u16
@@ -49,14 +53,24 @@ class NinePDevice(VirtioDevice):
         self.config.tag_len = len(tag)
         for place, byte in enumerate(tag):
             self.config.tag[place] = byte
-        self._session = Session(self._tree, kept_journal(self, JOURNAL), ANSWERS)
+        journal = kept_journal(self, JOURNAL)
+        gone, locked = Shelf.of(self, nameless.PREFIX, nameless.LIMIT), Shelf.of(self, held.PREFIX, held.LIMIT)
+        self._session = Session(self._tree, journal, ANSWERS, gone, locked)
+        self._alarm = Alarm()
+        self._session.waiting = Waiting(self._alarm.switch)
+        self.watch(self._alarm.fd, self._ring)
 
     def stop(self) -> None:
-        self._session.fids.close_files()
+        self._session.close()
+        self._alarm.close()
         self._tree.close()
 
     def reset(self) -> None:
-        self._session.fids.clear()
+        self._session.clear()
+
+    def _ring(self) -> None:
+        self._alarm.heard()
+        self._session.waiting.look()
 
     def handle(self, request: Request) -> None:
         self._session.handle(request)

@@ -120,6 +120,14 @@ class Fids:
             fid.path = new + fid.path[len(old) :]
             self.changed(fid)
 
+    def at(self, path: bytes) -> list[Fid]:
+        """Those of what is at a path."""
+        return [fid for fid in self._fids.values() if fid.path == path and not fid.gone]
+
+    def refers(self, identity: tuple[int, int]) -> bool:
+        """Is there a fid of this file, opened once, or nameless?"""
+        return any(fid.identity == identity for fid in self._fids.values())
+
     def unlinked(self, path: bytes) -> None:
         """Nothing is at `path` any more."""
         for fid in list(self._under(path)):

@@ -9,7 +9,7 @@ from typing import Any
 
 from devproc.fs.ninep.fids import Fid
 from devproc.fs.ninep.messages import HEADER, Type
-from devproc.fs.ninep.session import Session, answers, qid
+from devproc.fs.ninep.session import NOTHING, Session, answers, qid
 from devproc.fs.tree import OpenFile, Owner, fail, join
 
 # 9P2000.L numbers its open flags itself; they are those of x86 and of every architecture without its own.
@@ -26,12 +26,12 @@ def host_flags(flags: int) -> int:
 
 @answers(Type.LOPEN)
 def lopen(session: Session, number: int, flags: int) -> Sequence[Any]:
-    fid, path = session.fid(number), session.path(number)
+    fid = session.fid(number)
     if fid.flags is not None and not session.intents.again:
         fail(errno.EBUSY)
     wanted = host_flags(flags)
-    file = session.tree.open(path, wanted)
-    return _opened(session, fid, path, file, wanted)
+    file = session.nameless.open(fid.identity or NOTHING, wanted) if fid.gone else session.tree.open(fid.path, wanted)
+    return _opened(session, fid, fid.path, file, wanted)
 
 
 @answers(Type.LCREATE)

@@ -66,6 +66,7 @@ def unlinkat(session: Session, number: int, name: bytes, flags: int) -> Sequence
     if flags & ~AT_REMOVEDIR:
         fail(errno.EINVAL)
     path = join(session.path(number), name)
+    session.keep_open(path)
     if flags & AT_REMOVEDIR:
         session.tree.rmdir(path)
     else:
@@ -76,6 +77,8 @@ def unlinkat(session: Session, number: int, name: bytes, flags: int) -> Sequence
 
 def _move(session: Session, old: bytes, new: bytes) -> None:
     """rename(2), which does nothing when both names are the same file's."""
+    if old != new:
+        session.keep_open(new)
     session.tree.rename(old, new)
     if old != new and not _there(session, old):
         session.fids.renamed(old, new, session.intents.again)

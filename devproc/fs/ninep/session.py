@@ -2,8 +2,8 @@
 
 The functions are in the files beside this one, a small group each, marked with `answers`; `collect` makes a table of
 them. They are called with the session and the fields of the message; they return the fields of the response, or raise
-OSError, whose errno the guest gets in Rlerror. Every request is answered before the next is taken, so Tflush finds
-nothing to do.
+OSError, whose errno the guest gets in Rlerror. Every request is answered before the next is taken, unless it waits for
+a lock.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from typing import Any
 
 from devproc.fs.intents import Careful, Intents
 from devproc.fs.journal import Journal
+from devproc.fs.locks import Locks
+from devproc.fs.nameless import Nameless
 from devproc.fs.ninep.fids import Fid, Fids
 from devproc.fs.ninep.messages import HEADER, REQUESTS, Qid, Type, decode, encode, encode_error
+from devproc.fs.shelf import Shelf
 from devproc.fs.tree import Attributes, OpenFile, Tree, fail, number_of, open_again
+from devproc.fs.waiting import Waiting
 from devproc.request import Request
 from proto.errors import BackendError
 
@@ -25,6 +29,7 @@ __all__ = ["MSIZE_MAX", "MSIZE_MIN", "Session", "answers", "collect"]
 
 MSIZE_MIN, MSIZE_MAX = 4096, 512 << 10
 MSIZE_KEY = -1  # of the journal
+NOTHING = (0, 0)  # no file's device and inode
 LEAST_RESPONSE = HEADER.size + 4  # Rlerror, and the head of Rread
 QTDIR, QTSYMLINK, QTFILE = 0x80, 0x02, 0x00
 S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
@@ -59,15 +64,20 @@ def collect(*groups: ModuleType) -> dict[int, Answer]:
 class Session:
     """The state of one client's session over `tree`."""
 
-    def __init__(self, tree: Tree, journal: Journal, answers: Mapping[int, Answer]) -> None:
+    def __init__(self, tree: Tree, journal: Journal, answers: Mapping[int, Answer], gone: Shelf, locked: Shelf) -> None:
+        """`gone` and `locked` are the shelves of files without names and of locks."""
         self._answers = answers
         self.intents = Intents(journal)
         self.tree: Tree = Careful(tree, self.intents)
         self.fids = Fids(journal)
+        self.nameless = Nameless(tree, gone)
+        self.locks = Locks(tree, locked)
+        self.waiting = Waiting()
         self.journal = journal
         self.msize: int = journal.table.get(MSIZE_KEY, MSIZE_MAX)
         self.request: Request  # the one being answered: Tread and Twrite move their data themselves
         self.room = 0  # bytes that its response may have
+        self.tag = 0
         self.size = 0  # bytes of the request itself
 
     def handle(self, request: Request) -> None:
@@ -76,7 +86,7 @@ class Session:
         if len(header) < HEADER.size or request.writable < LEAST_RESPONSE:
             return
         self.size, kind, tag = HEADER.unpack(header)
-        self.request = request
+        self.request, self.tag = request, tag
         self.room = min(request.writable, self.msize)
         try:
             response = self._once(kind, tag) if kind in ONCE else self._answer(kind, tag, b"")
@@ -86,7 +96,8 @@ class Session:
             response = encode_error(tag, errno.ENFILE)
         except (ValueError, OverflowError):  # a number or text that the host's calls cannot even be given
             response = encode_error(tag, errno.EINVAL)
-        request.write_at(0, response)
+        if not request.deferred:
+            request.write_at(0, response)
 
     def _once(self, kind: int, tag: int) -> bytes:
         """The response that this request had when it came first, if it did."""
@@ -138,10 +149,59 @@ class Session:
             fail(errno.ENOENT)
         return fid.path
 
+    def keep_open(self, path: bytes) -> None:
+        """The name is about to go: what is open of it outlives that, and this process."""
+        fids = self.fids.at(path)
+        identity = next((fid.identity for fid in fids if fid.identity is not None), None)
+        if identity is None:
+            return
+        self.nameless.keep(path, identity)
+        for fid in fids:
+            if fid.identity is None:
+                fid.identity = identity
+                self.fids.changed(fid)
+
+    def remove(self, fid: Fid) -> None:
+        """The fid is gone; with the last one of a file, what was kept for that."""
+        self.fids.remove(fid)
+        identity = fid.identity
+        if identity is None or (identity not in self.nameless and identity not in self.locks):
+            return
+        if not self.fids.refers(identity):
+            self.nameless.let_go(identity)
+            self.locks.release_file(identity)
+            self.waiting.look()
+
+    def wait(self, attempt: Callable[[], Sequence[Any] | None], kind: Type) -> None:
+        """The request is answered once `attempt` has an answer."""
+        tag = self.tag
+
+        def answer() -> bytes | None:
+            try:
+                found = attempt()
+            except OSError as error:
+                return encode_error(tag, error.errno or errno.EIO)
+            return None if found is None else encode(kind, tag, found)
+
+        self.waiting.add(tag, self.request, answer, lambda number: encode_error(tag, number))
+
+    def clear(self) -> None:
+        """A new session begins."""
+        self.waiting.clear()
+        self.fids.clear()
+        self.nameless.clear()
+        self.locks.clear()
+
+    def close(self) -> None:
+        """The end of this process, not of the session."""
+        self.fids.close_files()
+        self.nameless.close()
+        self.locks.close()
+
     def forget_again(self, number: int) -> None:
         """A new fid that a predecessor had made before it died, and not told the client of."""
         if self.request.again and number in self.fids:
-            self.fids.remove(self.fids.get(number))
+            self.remove(self.fids.get(number))
 
     def file(self, fid: Fid) -> OpenFile:
         """The open file of a fid; a successor opens it again. Raises OSError: EBADF when the fid is not open, ESTALE
@@ -149,15 +209,16 @@ class Session:
         if fid.flags is None:
             fail(errno.EBADF)
         if fid.file is None:
-            if fid.gone:
-                fail(errno.ESTALE)
-            fid.file = open_again(self.tree, fid.path, fid.flags, fid.identity)
+            if fid.gone or (fid.identity or NOTHING) in self.nameless:
+                fid.file = self.nameless.open(fid.identity or NOTHING, fid.flags)
+            else:
+                fid.file = open_again(self.tree, fid.path, fid.flags, fid.identity)
         return fid.file
 
     def attributes(self, fid: Fid) -> Attributes:
         """Of the open file, or of what is at the path."""
         if fid.gone and fid.flags is None:
-            fail(errno.ENOENT)
+            return self.nameless.attributes(fid.identity) if fid.identity else fail(errno.ENOENT)
         return self.file(fid).attributes() if fid.flags is not None else self.tree.stat(fid.path)
 
 

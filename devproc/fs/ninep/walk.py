@@ -18,6 +18,10 @@ def walk(session: Session, number: int, newfid: int, names: list[bytes]) -> Sequ
     fid = session.fid(number)
     if fid.flags is not None and (names or newfid == number):
         fail(errno.EBADF)  # an open fid can be cloned, and that is all
+    if fid.gone and not names and newfid != number:
+        session.forget_again(newfid)
+        session.fids.add(Fid(newfid, fid.path, fid.uid, identity=fid.identity, gone=True))
+        return ([],)
     path, qids = session.path(number), []
     for name in names:
         try:
@@ -28,7 +32,7 @@ def walk(session: Session, number: int, newfid: int, names: list[bytes]) -> Sequ
                 raise
             return (qids,)
     if newfid == number:
-        fid.path = path
+        fid.path, fid.identity = path, None
         session.fids.changed(fid)
         return (qids,)
     session.forget_again(newfid)
@@ -42,7 +46,7 @@ def clunk(session: Session, number: int) -> Sequence[Any]:
     if session.request.again and number not in session.fids:
         return ()  # done by a predecessor
     fid = session.fids.get(number)
-    session.fids.remove(fid)
+    session.remove(fid)
     if fid.new_xattr is not None:
         new = fid.new_xattr
         if new.filled != len(new.value):
@@ -59,11 +63,12 @@ def remove(session: Session, number: int) -> Sequence[Any]:
     """Remove the file, and clunk the fid even when that fails."""
     path, fid = session.path(number), session.fids.get(number)
     try:
+        session.keep_open(path)
         if session.tree.stat(path).directory:
             session.tree.rmdir(path)
         else:
             session.tree.unlink(path)
         session.fids.unlinked(path)
     finally:
-        session.fids.remove(fid)
+        session.remove(fid)
     return ()

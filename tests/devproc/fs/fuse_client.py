@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import struct
 
-from ninep_client import request
+from ninep_client import Supervisor, request
 
+from devproc.fs import locks, nameless
 from devproc.fs.fuse import device
 from devproc.fs.fuse.messages import IN_HEADER, REQUESTS, Opcode
 from devproc.fs.fuse.session import Session
@@ -28,15 +29,22 @@ def message(opcode, nodeid, *fields, names=(), data=b"", unique=7):
 class Client:
     """Calls that return the answer's bytes after its header, or raise the OSError."""
 
-    def __init__(self, directory, read_only=False):
+    def __init__(self, directory, read_only=False, cache=0):
+        self.cache = cache
         self.tree = open_tree(str(directory), read_only)
         self.memory = make_memory("test")
-        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
+        self.supervisor = Supervisor()
+        self.session = self.make_session()
         self.call(Opcode.INIT, 0, 7, 41, 65536, 0xFFFFFFFF)
 
     def successor(self):
         """The process was killed, and another one goes on."""
-        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
+        self.session.close()
+        self.session = self.make_session()
+
+    def make_session(self):
+        gone, locked = self.supervisor.shelf(nameless), self.supervisor.shelf(locks)
+        return Session(self.tree, Journal(self.memory), device.ANSWERS, gone, locked, self.cache)
 
     def raw(self, data, room=8192):
         made, answer = request(data, room)
@@ -77,6 +85,7 @@ class Client:
         return dict(zip(names.split(), struct.unpack_from("<6Q10I", answer, 16), strict=True))
 
     def close(self):
-        self.session.nodes.close_files()
+        self.session.close()
+        self.supervisor.close()
         self.tree.close()
         os.close(self.memory)

@@ -6,11 +6,13 @@ import errno
 import os
 import struct
 
+from devproc.fs import locks, nameless
 from devproc.fs.journal import Journal, make_memory
 from devproc.fs.ninep import device
 from devproc.fs.ninep.messages import REQUESTS, Type
 from devproc.fs.ninep.session import Session
 from devproc.fs.share import open_tree
+from devproc.fs.shelf import Shelf
 from devproc.request import Buffer, Request
 
 assert device.ANSWERS.keys() == REQUESTS.keys()
@@ -47,20 +49,49 @@ def request(data, room, again=False, pieces=3):
     return made, view[len(data) :]
 
 
+class Supervisor:
+    """What holds descriptors for a session, and gives a successor copies."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def shelf(self, what):
+        mine = {name: os.dup(fd) for name, fd in self.kept.items() if name.startswith(what.PREFIX)}
+        return Shelf(mine, self.store, self.unstore, what.LIMIT)
+
+    def store(self, name, fd):
+        self.unstore(name)
+        self.kept[name] = os.dup(fd)
+
+    def unstore(self, name):
+        if name in self.kept:
+            os.close(self.kept.pop(name))
+
+    def close(self):
+        for name in list(self.kept):
+            self.unstore(name)
+
+
 class Client:
     """Calls that return the response's bytes after its header, or raise the OSError of Rlerror."""
 
     def __init__(self, directory, read_only=False, attach=True):
         self.tree = open_tree(str(directory), read_only)
         self.memory = make_memory("test")
-        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
+        self.supervisor = Supervisor()
+        self.session = self.make_session()
         if attach:
             self.call(Type.VERSION, 65536, b"9P2000.L")
             self.call(Type.ATTACH, 0, 0xFFFFFFFF, b"", b"", 0)
 
     def successor(self):
         """The process was killed, and another one goes on."""
-        self.session = Session(self.tree, Journal(self.memory), device.ANSWERS)
+        self.session.close()
+        self.session = self.make_session()
+
+    def make_session(self):
+        gone, locked = self.supervisor.shelf(nameless), self.supervisor.shelf(locks)
+        return Session(self.tree, Journal(self.memory), device.ANSWERS, gone, locked)
 
     def raw(self, data, room=8192, again=False):
         made, answer = request(data, room, again)
@@ -115,6 +146,7 @@ class Client:
                 at += 24 + length
 
     def close(self):
-        self.session.fids.close_files()
+        self.session.close()
+        self.supervisor.close()
         self.tree.close()
         os.close(self.memory)
