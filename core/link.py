@@ -152,6 +152,8 @@ class DeviceLink:
         self.trace_session(self.epoch, False)
         self._answer_all()
         self._release()
+        if not self.handover.epoch:
+            self.let_go()
 
     # -- a swap ----------------------------------------------------------------------------------------------------
 

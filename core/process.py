@@ -49,7 +49,7 @@ class CoreProcess:
         self.context = zmq.Context()
         self.machine: Machine = assemble(start, lambda text: channel.send("STATE", {"state": text}))
         engine, board = self.machine.engine, self.machine.board
-        self.engine = engine
+        self.engine, self.board = engine, board
         self.queue = self.machine.queue
         self.console: Console = open_console(
             self.machine.serial_port, start.body["serial"], start.fds.pop("serial", None)
@@ -66,7 +66,6 @@ class CoreProcess:
             (self.by_slot if device.virtio else self.by_window)[device.index] = link
             self._trace_link(link, device.index + (0 if device.virtio else WINDOW_SLOT))
             link.expect(device.epoch, device.endpoint)
-        self.board = board
         self._poller = zmq.Poller()
         self._sockets: list[zmq.Socket[bytes]] | None = None
         self._console_interests: dict[int, int] = {}

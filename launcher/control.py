@@ -6,6 +6,8 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     PS {}            → machine, phase, guest, uptime, kips, serial, processes (the rows of `bulkhead ps`)
     STOP {}          → nothing; end-of-file when the machine has ended and everything of it is removed
     RESTART {id}     → epoch: of the process to come
+    SWAP {id, backend?, device?, properties?}   → swap: its number; backend: what it is now
+    SWAPPED {swap}   → state (done, failed, or a step on the way), error, hint, pause_ms, epoch, backend
     PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
 """
 

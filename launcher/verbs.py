@@ -135,6 +135,22 @@ VERBS = (
         (("bulkhead restart mydev0", "load the edited device"),),
     ),
     Verb(
+        "swap",
+        "change what is behind a device, or its code, while the guest runs",
+        "bulkhead swap ID URI|NAME=VALUE… [--machine NAME] [--json]",
+        "exchange:run",
+        "exchange:add_arguments",
+        "A disk takes a URI, a network what --net takes, a shared folder a directory, every device PATH.py:Class\n"
+        "and properties. The old process serves until the new one is ready; if that does not come up, or does not\n"
+        "fit what the guest knows, the old one goes on. A disk that grows is announced to the guest.",
+        (
+            ("bulkhead swap blk0 qcow2:disk.qcow2", "another image"),
+            ("bulkhead swap net0 tap:tap0", "another network"),
+            ("bulkhead swap mydev0 ./new.py:MyDevice", "changed code, with the device's state"),
+            ("bulkhead swap mydev0 depth=32", "a property"),
+        ),
+    ),
+    Verb(
         "images",
         "fetch, check or remove the Debian guest",
         "bulkhead images [--update | --verify | --clean] [--json]",

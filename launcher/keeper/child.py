@@ -104,6 +104,18 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; a process that has ended takes no notice."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def is_stopped(self) -> bool:
+        """After SIGSTOP: does every thread stand? None of them is inside a system call then."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False
+
     def reap(self) -> int:
         """Collect the exit status (negative: a signal) of a process whose pidfd says that it is dead, and let it go."""
         status = self.process.wait()

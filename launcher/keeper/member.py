@@ -64,6 +64,8 @@ class Member:
         self.log = log
         self.child: Child | None = None
         self.state = "starting"
+        self._claimed = 0  # the last epoch given to any process
+        self.candidate = False  # it is to replace another in a swap
         self.epoch = 0
         self.restarts = 0
         self.young_deaths = 0  # in a row
@@ -75,11 +77,16 @@ class Member:
         self._heartbeat = -1
         self.segments: dict[str, Segment] = {}
         self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
+    def claim_epoch(self) -> int:
+        """A number that no process of this device has had: the next epoch's, if its process becomes the device."""
+        self._claimed = max(self._claimed, self.epoch) + 1
+        return self._claimed
+
         self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
 
     def next_epoch(self) -> None:
         """A process is about to start; its predecessor is dead, its pidfd has said so."""
-        self.epoch += 1
+        self.epoch = self.claim_epoch()
         self.ready = self.started = self.wanted = False
         self.state, self.reason = "starting", ""
         if "device_to_core" in self.segments:
@@ -223,6 +230,7 @@ def device_start(
         "role": member.role,
         "epoch": member.epoch,
         "machine": machine.name,
+        "candidate": member.candidate,
         "device": member.device.device,
         "properties": dict(member.device.properties),
         "backend": member.device.backend,
@@ -273,7 +281,7 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
         return row
     if member.device is None:
         return row | {"instructions": core_word(shared, "instret")}
-    return row | {"backend": member.device.describe(), **_counters(member)}
+    return row | {"device": member.device.device, "backend": member.device.describe(), **_counters(member)}
 
 
 def _counters(member: Member) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 
 from devproc.kept import KEPT_SIZE
 from devproc.net.backend import parse_uri
@@ -18,7 +19,7 @@ from launcher.keeper.member import Member
 from launcher.machine import NETWORK, Device
 from proto.errors import ConfigError
 
-__all__ = ["default_address", "has_peer", "lay_cable", "peer_name"]
+__all__ = ["default_address", "has_peer", "lay_cable", "lay_frames", "peer_name"]
 
 CABLE_BYTES = 1 << 20  # that may be on their way in each direction
 
@@ -49,16 +50,27 @@ def lay_cable(member: Member, peer: Member | None) -> None:
         os.truncate(lent["kept"], KEPT_SIZE)
         if device.capture:
             lent["capture"] = _open_capture(device.capture)
-        if peer is None:
-            lent["frames"] = parse_uri(device.backend).open()
-        else:
-            ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-            for end in ends:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CABLE_BYTES)
-            lent["frames"] = ends[0].detach()
-            peer.lent = {"frames": ends[1].detach()}
+        lent["frames"] = _frames(device, peer)
         undo.pop_all()
     member.lent = lent
+
+
+def lay_frames(lent: Mapping[str, int], device: Device, peer: Member | None) -> dict[str, int]:
+    """What a card is lent that has another cable than `lent` says, and everything else as before. Raises
+    ConfigError."""
+    return {**lent, "frames": _frames(device, peer)}
+
+
+def _frames(device: Device, peer: Member | None) -> int:
+    """The card's end of its cable; the other end is the peer's."""
+    if peer is None:
+        frames: int = parse_uri(device.backend).open()
+        return frames
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CABLE_BYTES)
+    peer.lent = {"frames": ends[1].detach()}
+    return ends[0].detach()
 
 
 def _open_capture(path: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from launcher.keeper.member import core_word
+from devproc.blk.uri import name_overlays
+from launcher.keeper.member import Member, core_word
 from proto.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,4 +84,34 @@ class Requests:
         "RESTART": _restart,
         "PAUSE": _pause,
         "CONT": _cont,
+    def _swap(self, body: dict[str, Any]) -> dict[str, Any]:
+        member = self._device(body)
+        assert member.device is not None
+        change = {name: body[name] for name in ("device", "backend") if body.get(name)}
+        if member.device.device == "blk" and "backend" in change:
+            path = self._supervisor.directory.scratch / f"{member.id}.{member.epoch}"
+            change["backend"] = name_overlays(change["backend"], str(path))
+        properties = {**member.device.properties, **body.get("properties", {})}
+        device = dataclasses.replace(member.device, properties=properties, **change)
+        return {"swap": self._supervisor.swaps.start(member, device).number, "backend": member.device.describe()}
+
+    def _swapped(self, body: dict[str, Any]) -> dict[str, Any]:
+        swap = self._supervisor.swaps.find(body.get("swap", 0))
+        if swap is None:
+            raise ConfigError("there is no such swap")
+        return swap.result()
+
+    def _device(self, body: dict[str, Any]) -> Member:
+        """The device that a request names. Raises ConfigError."""
+        member = next((device for device in self._supervisor.devices if device.id == body.get("id")), None)
+        if member is None:
+            known = ", ".join(device.id for device in self._supervisor.devices)
+            raise ConfigError(
+                f"{self._supervisor.machine.name} has no device {body.get('id')}",
+                hint=f"It has: {known}." if known else "It has none.",
+            )
+        return member
+
     }
+        "SWAP": _swap,
+        "SWAPPED": _swapped,

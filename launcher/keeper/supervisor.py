@@ -23,6 +23,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from launcher.keeper.spares import Spares
 from launcher.machine import NETWORK, Machine
 from launcher.rundir import RunDirectory
 from launcher.terminal import restore
+from launcher.keeper.swap import Swaps
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed
 
@@ -100,6 +102,7 @@ class Supervisor:
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
+        self.swaps = Swaps(self)
     def run(self) -> None:
         """Start the machine and serve until it has ended."""
         self.loop.on_signals((signal.SIGTERM, signal.SIGINT), self._signalled)
@@ -195,8 +198,13 @@ class Supervisor:
         if child is None:
             child = Child(module, member.log)
         member.child = child
-        self.loop.watch(child.channel, lambda: self._hear(member, child))
-        self.loop.watch(child.pidfd, lambda: self._dead(member, child))
+        self.watch_child(member, child)
+
+    def watch_child(self, member: Member, child: Child) -> None:
+        """From now on, what is heard of a process concerns this member."""
+        for source, action in ((child.channel, self._hear), (child.pidfd, self._dead)):
+            self.loop.unwatch(source)
+            self.loop.watch(source, partial(action, member, child))
 
     def _start_core(self) -> None:
         assert self.core.child is not None
@@ -207,7 +215,7 @@ class Supervisor:
             fds["serial"] = self.serial
         self.core.started = self.core.child.send("START", body, fds)  # False: it is dead, as its pidfd will say
 
-    def _start_device(self, member: Member) -> None:
+    def start_device(self, member: Member) -> None:
         """Send START, once both the process and the core's endpoint are there."""
         if member.child is None or not member.ready or member.started or self.phase not in ("starting", "running"):
             return
@@ -260,13 +268,15 @@ class Supervisor:
         finally:
             packet.close()
         return True
+            if self.swaps.hears(member, packet):
+                return True
 
     def _core_ready(self, member: Member, packet: Packet) -> None:
         member.state = "starting guest"
         self.serial_location = packet.body.get("serial") or ""
         for device in self.devices:
             device.ready = True
-            self._start_device(device)
+            self.start_device(device)
         self.loop.after(PATIENCE, self._say_who_is_awaited)
 
     def _say_who_is_awaited(self) -> None:
@@ -309,7 +319,7 @@ class Supervisor:
         device = self.members.get(packet.body["id"])
         if device is not None and device.epoch == packet.body["epoch"]:
             device.ready = True
-            self._start_device(device)
+            self.start_device(device)
 
     def _refused(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
@@ -403,7 +413,7 @@ class Supervisor:
         elif self.phase == "starting":
             hint = _tail(child.log)
             self.end("error", error=f"{member.id} {what} while starting", hint=hint, process=member.id)
-        else:
+        elif not self.swaps.died(member, what):
             self.recovery.restart(member, lived, what)
 
     def _core_died(self, status: int, what: str) -> None:
@@ -483,7 +493,9 @@ class Supervisor:
 
     def processes(self) -> list[dict[str, Any]]:
         """One row a process, the core first; counters since the machine started."""
-        return [row_of(member, self.shared) for member in self.members.values()] + self.spares.rows()
+        return [
+            row_of(member, self.shared) for key, member in self.members.items() if not self.swaps.is_hidden(key)
+        ] + self.spares.rows()
 
     def log(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log
