@@ -142,9 +142,9 @@ class FrontEnd:
 
     # -- the process -----------------------------------------------------------------------------------------------
 
-    def start(self) -> dict[str, Any]:
-        """Start a process of the next epoch, and wait for its HELLO, which is returned. Raises RuntimeError with what a
-        FAILED packet said."""
+    def start(self, **more: Any) -> dict[str, Any]:
+        """Start a process of the next epoch, and wait for its HELLO, which is returned. `more` is added to its START.
+        Raises RuntimeError with what a FAILED packet said."""
         self.epoch += 1
         reset_device_page(self.device_page.view, self.epoch)
         endpoint = f"ipc://{self.folder.name}/{self.epoch}"
@@ -177,6 +177,7 @@ class FrontEnd:
             "regions": [{"id": 0, "gpa": GPA, "size": self._ram_size}],
             "log_level": 10,
             **self._device,
+            **more,
         }
         ours.send("START", body, descriptors)
         message = self._await_hello()

@@ -25,6 +25,7 @@ from typing import Any
 import msgpack
 
 from devproc.properties import parse_properties
+from devproc.refusal import refuse
 from devproc.request import Request
 from native import Record
 from native.memory import Area
@@ -39,12 +40,14 @@ class Queue:
 
     `in_order`: requests are given back in the order in which they were taken. What a killed process had taken then
     simply returns to the available ring, instead of coming again at once: buffers that wait for something to arrive.
+    `passive`: its buffers wait for something to come, and are not to blame when the process dies.
     `on_demand`: nothing is taken from it except while the device wants something (`want`).
     """
 
     name: str
     size: int = 256
     in_order: bool = False
+    passive: bool = False
     on_demand: bool = False
 
 
@@ -176,7 +179,10 @@ class VirtioDevice(Device):
         raise NotImplementedError(f"{type(self).__name__} does not say what to do with a request")
 
     def failed(self, request: Request, error: Exception) -> None:
-        """The request could not be carried out: say so in the device's own way. Default: nothing more is written."""
+        """The request could not be carried out: say so in the device's own way. Also of a request that was condemned
+        and never came to `handle`. Default: the I/O error of this kind of device, if there is one
+        (`devproc.refusal`)."""
+        refuse(self.device_id, request)
 
     def malformed(self, request: Request) -> None:
         """The driver built a chain that cannot be followed (`request.error`). Default: give it back with nothing

@@ -6,11 +6,13 @@ native functions on anything that guest or core share. One thread uses it.
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from devproc.careful import Careful
 from devproc.device import VirtioDevice
 from devproc.loop import SPIN_MAX, Loop
 from devproc.request import Buffer, Request
@@ -19,7 +21,7 @@ from proto.errors import BackendError, ProtocolError
 from proto.inflight import InflightEntry, InflightHeader, queue_region_size
 from proto.memory import GuestMemory
 from proto.pages import MAX_QUEUES, DeviceToCore, QueueStatistics
-from proto.ring import Chain, Pop, Ring, RingError, Segment
+from proto.ring import Chain, ChainError, Pop, Ring, RingError, Segment
 from proto.virtio import DESC_SIZE, QUEUE_SIZE_MAX, USED_ELEM_SIZE, Feature, bit
 
 __all__ = ["Pages", "Queues"]
@@ -87,6 +89,7 @@ class Queues:
         self._queues: dict[int, _Queue] = {}
         self._table_size = 0
         self._deferred = 0
+        self.careful = Careful(device, pages.device)
         self._parked: set[int] = set()  # numbers of the parked requests
         self._serial = 0
         self._paused = False
@@ -117,6 +120,7 @@ class Queues:
         ring = self._make_ring(setup)
         if body.get("fresh", False):
             self._engine.ring_forget(ring.inflight)
+            self.careful.forget(index)
         self._queues[index] = _Queue(setup, ring)
 
     def begin(self, index: int) -> int:
@@ -169,6 +173,7 @@ class Queues:
     def forget(self) -> None:
         """RESET: the rings are gone, and nothing of them is in flight any more."""
         self._queues.clear()
+        self.careful.forget()
         self._parked.clear()
         self._late.clear()
         self._paused = False
@@ -192,6 +197,16 @@ class Queues:
         """Is there a request to be taken from this queue?"""
         queue = self._queues.get(index)
         return queue is not None and queue.enabled and bool(self._engine.ring_has_work(queue.ring))
+
+    def told_everything(self) -> None:
+        """The core has told of every queue that the driver has set up."""
+        self.careful.release()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """While suspects are served first: serve the others, if it is their turn."""
+        if not self._paused:
+            self._serve_enabled()
 
     def take_calls(self) -> int:
         """The queues, a bit each, for which a CALL is due; it is the caller's to send now."""
@@ -242,6 +257,8 @@ class Queues:
         request = self._request(ring)
         device = self._device
         try:
+            if request.error == ChainError.POISONED:
+                raise BackendError("not carried out: device after device died of it", errno=errno.EIO)
             device.malformed(request) if request.error else device.handle(request)
         except (BackendError, OSError) as error:
             device.log(f"{device.id}: queue {request.queue} head {request.head}: {error}", 30)
@@ -347,6 +364,7 @@ class Queues:
         if "base" in queue.setup:
             self._check_base(queue)
         again: int = self._engine.ring_recover(ring)
+        self.careful.guard(ring)
         if not ring.error and self._device.queues[ring.queue].in_order:
             self._engine.ring_rewind(ring)
             again = 0
@@ -368,9 +386,9 @@ class Queues:
         return self._pages.inflight.address + index * queue_region_size(self._table_size)
 
     def _serve_enabled(self) -> None:
-        serving = [queue.ring.address for queue in self._queues.values() if queue.enabled]
-        for number, address in enumerate(serving):
-            self.loop.rings[number] = address
+        serving = self.careful.choose([queue.ring for queue in self._queues.values() if queue.enabled])
+        for number, ring in enumerate(serving):
+            self.loop.rings[number] = ring.address
         self.loop.count = len(serving)
 
 

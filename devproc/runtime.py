@@ -128,6 +128,9 @@ class Runtime:
         queues = self._queues
         if queues is None:
             return reason
+        self._waiting[0] = self.device.waits
+        if queues.careful.active:
+            queues.go_on()
         if reason == Reason.WORK:
             queues.work()
         elif reason == Reason.BROKEN:
@@ -315,7 +318,10 @@ class Runtime:
     def _make_queues(self) -> Queues | None:
         if not isinstance(self.device, VirtioDevice):
             return None
-        return Queues(self.device, self._engine, self._memory, self._pages, self._broken)
+        queues = Queues(self.device, self._engine, self._memory, self._pages, self._broken)
+        if self._body.get("careful", False):
+            queues.careful.begin(self._body.get("condemned", []))
+        return queues
 
     def _choose_loop(self) -> Callable[[], int]:
         """The device's own machine-code loop, the general one, or (no queues) the heartbeat alone."""

@@ -262,6 +262,8 @@ class Session:
         self.status = body["status"]
         if self.status & Status.DRIVER_OK and self.state is State.OPEN:
             self.state = State.RUNNING
+        if self.status & Status.DRIVER_OK and self._queues is not None:
+            self._queues.told_everything()
         return {}
 
     # -- configuration ---------------------------------------------------------------------------------------------

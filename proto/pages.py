@@ -134,7 +134,7 @@ class QueueStatistics(Record):
     popped: u64 = relaxed()  # in flight = popped - completed
     rejected: u64 = relaxed()  # malformed chains
     batches: u64 = relaxed()
-    spare: u64 = relaxed()
+    marked: u64 = relaxed()  # the request that is being carried out alone (its counter + 1), or 0
 
 
 class DeviceToCore(Record):
@@ -389,11 +389,14 @@ def format_stats_page(page: memoryview) -> None:
 
 def reset_device_page(page: memoryview, epoch: int) -> None:
     """Hand the page of a process that is dead (its pidfd says so) to a successor of `epoch`. Counters and the MMIO
-    sequence stay; the successor is asleep until it says otherwise."""
+    sequence stay; the successor is asleep until it says otherwise, and carries out nothing yet."""
     _check(page, DeviceToCore, DEVICE_TO_CORE_MAGIC)
     _put(page, DeviceToCore, "awake", 4, 0)
     _put(page, DeviceToCore, "epoch", 4, epoch)
     _put(page, DeviceToCore, "call_latch", 4, 0xFFFFFFFF)
+    for queue in range(MAX_QUEUES):
+        at = DeviceToCore.offset("queues") + queue * QueueStatistics.size() + QueueStatistics.offset("marked")
+        page[at : at + 8] = bytes(8)
 
 
 def check_pages(core_page: memoryview, device_page: memoryview) -> None:
@@ -413,6 +416,7 @@ class QueueCounters:
     popped: int
     rejected: int
     batches: int
+    marked: int = 0
 
     @property
     def in_flight(self) -> int:

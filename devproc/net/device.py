@@ -105,7 +105,9 @@ class NetDevice(VirtioDevice):
     def __init__(self, id: str, properties: Mapping[str, Any], *, backend: str = "", owner: str = "") -> None:
         super().__init__(id, properties, backend=backend, owner=owner)
         data = [
-            Queue(f"{way}{pair}", QUEUE_SIZE, True) for pair in range(self.pairs) for way in ("receive", "transmit")
+            Queue(f"{way}{pair}", QUEUE_SIZE, in_order=True, passive=way == "receive")
+            for pair in range(self.pairs)
+            for way in ("receive", "transmit")
         ]
         self.queues = (*data, Queue("control", CONTROL_SIZE, True))
         self.frames = -1
