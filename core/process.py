@@ -12,9 +12,10 @@ import logging
 import math
 import os
 import select
+import socket
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -28,6 +29,9 @@ from proto.errors import BulkheadError, ChannelClosed
 from proto.messages import message_fields
 from proto.pages import CoreState
 from proto.trace import NO_QUEUE, WINDOW_SLOT, TracePoint
+
+if TYPE_CHECKING:
+    from core.gdb.server import GdbServer
 
 LOOP_PERIOD = 0.5  # seconds between two looks at the clock: statistics, deadlines, heartbeat
 EXIT_REASON = {
@@ -54,6 +58,7 @@ class CoreProcess:
         self.console: Console = open_console(
             self.machine.serial_port, start.body["serial"], start.fds.pop("serial", None)
         )
+        self.gdb = self._open_gdb(start)
         self.links: dict[str, DeviceLink] = {}
         self.by_slot: dict[int, DeviceLink] = {}
         self.by_window: dict[int, DeviceLink] = {}
@@ -69,11 +74,28 @@ class CoreProcess:
         self._poller = zmq.Poller()
         self._sockets: list[zmq.Socket[bytes]] | None = None
         self._console_interests: dict[int, int] = {}
+        self._gdb_interests: dict[int, int] = {}
         self._stop = threading.Event()
         self._ended: tuple[str, int] | None = None
         self._event_area = Area.allocate(Event.size())
         self._event = Event(self._event_area.address)
         channel.send("READY", {"pid": os.getpid(), "serial": self.console.location})
+
+    def _open_gdb(self, start: Packet) -> GdbServer | None:
+        descriptor = start.fds.pop("gdb", None)
+        if descriptor is None:
+            return None
+        from core.gdb.server import GdbServer
+        from core.gdb.target import Target
+
+        machine = self.machine
+        target = Target(
+            machine.engine, machine.harts.harts, machine.ram.view(), machine.built.rom.view(), machine.dirty.view()
+        )
+        server = GdbServer(socket.socket(fileno=descriptor), target, self.stop)
+        if start.body["machine"].get("gdb_wait"):
+            server.start_held()
+        return server
 
     def _trace_link(self, link: DeviceLink, slot: int) -> None:
         """Let a session write into the core's trace ring, if there is one."""
@@ -86,9 +108,7 @@ class CoreProcess:
             engine.trace(ring, time.monotonic_ns(), point, NO_QUEUE, slot, number, seq, a, flags, 0, 0)
 
         def session(epoch: int, up: bool) -> None:
-            engine.trace(
-                ring, time.monotonic_ns(), TracePoint.SESSION, NO_QUEUE, slot, 0, epoch, int(up), 0, 0, 0
-            )
+            engine.trace(ring, time.monotonic_ns(), TracePoint.SESSION, NO_QUEUE, slot, 0, epoch, int(up), 0, 0, 0)
 
         link.trace_message, link.trace_session = message, session
 
@@ -121,6 +141,8 @@ class CoreProcess:
             self._tell("EXIT", {"reason": "error", "code": 1, "error": f"{type(failure[0]).__name__}: {failure[0]}"})
             return 1
         reason, code = self._ended or ("stopped", 0)
+        if self.gdb is not None:
+            self.gdb.ended(code)
         self.machine.publish(CoreState.HALTED)
         self._tell("EXIT", {"reason": reason, "code": code, "instret": self.machine.instret()})
         return 0
@@ -140,6 +162,8 @@ class CoreProcess:
                 self.machine.publish(self.machine.state())
                 for link in self.links.values():
                     link.overdue(now)
+            if self.gdb is not None:
+                self.gdb.look()
         self._drain_events()
 
     def _busy(self) -> bool:
@@ -152,6 +176,9 @@ class CoreProcess:
             os.eventfd_read(self.queue.wakeup)
         for descriptor in [item for item in ready if item in self._console_interests]:
             self.console.ready(descriptor, _translate(ready[descriptor], *POLL_BITS))
+        for descriptor in [item for item in ready if item in self._gdb_interests]:
+            assert self.gdb is not None
+            self.gdb.ready(descriptor, _translate(ready[descriptor], *POLL_BITS))
         for link in self.links.values():
             if link.socket in ready:
                 link.receive()
@@ -163,14 +190,15 @@ class CoreProcess:
     def _watch(self) -> zmq.Poller:
         """The poller of everything that can wake us; made anew only when that has changed."""
         interests = dict(self.console.interests())
+        gdb = dict(self.gdb.interests()) if self.gdb is not None else {}
         open_sockets = [socket for link in self.links.values() for socket in (link.socket, link.handover.socket)]
         sockets = [socket for socket in open_sockets if socket is not None]
-        if interests != self._console_interests or sockets != self._sockets:
-            self._console_interests, self._sockets = interests, sockets
+        if (interests, gdb, sockets) != (self._console_interests, self._gdb_interests, self._sockets):
+            self._console_interests, self._gdb_interests, self._sockets = interests, gdb, sockets
             self._poller = zmq.Poller()
             for source in (self.queue.wakeup, self.channel.fileno(), *sockets):
                 self._poller.register(source, zmq.POLLIN)
-            for descriptor, wanted in interests.items():
+            for descriptor, wanted in (interests | gdb).items():
                 self._poller.register(
                     descriptor, _translate(wanted, select.POLLIN, zmq.POLLIN, select.POLLOUT, zmq.POLLOUT)
                 )
@@ -199,6 +227,8 @@ class CoreProcess:
             self.by_window[slot].mmio_read(a & 0xFFFFFFFF, a >> 32, self._sequence(slot))
         elif kind == EventKind.MMIO_WRITE:
             self.by_window[slot].mmio_write(a & 0xFFFFFFFF, a >> 32, self._sequence(slot), b)
+        elif kind == EventKind.HART_HELD and self.gdb is not None:
+            self.gdb.hart_held()
         elif kind == EventKind.POWER:
             self._ended = (EXIT_REASON[PowerReason(a)], b)
 

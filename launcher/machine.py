@@ -69,6 +69,8 @@ class Machine:
     detach: bool = False  # live on without the client that started it
     guest: str = ""  # what people call what runs in it
     verbose: bool = False
+    gdb: str = ""  # where the core serves gdb: PORT, HOST:PORT or a path
+    gdb_wait: bool = False  # every hart is held until gdb lets it go
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, for a packet."""

@@ -141,6 +141,10 @@ RUN_OPTIONS = (
         "the serial line: stdio, pty, socket:PATH, file:PATH or none (default stdio; socket with --detach)",
         group="console",
     ),
+    Option(
+        "gdb", "text", "PORT", "let gdb attach to this port on loopback (or HOST:PORT, or a socket's path)", group="run"
+    ),
+    Option("gdb-wait", "flag", "", "with --gdb: run nothing until gdb says so", group="run"),
     Option("name", "text", "NAME", "the machine's name, for other commands (default vm1, vm2, …)", group="run"),
     Option("detach", "flag", "", "leave the machine running and return; `bulkhead stop` ends it", group="run"),
     Option("no-reboot", "flag", "", "end when the guest resets, instead of starting again", group="run"),

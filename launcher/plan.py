@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.keeper.child import module_command, module_environment
+from launcher.keeper.gdb import parse_gdb
 from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, Device, Machine, Serial
 from launcher.options import Given, Options
 from launcher.rundir import RunDirectory
@@ -171,6 +172,8 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         detach=detach,
         guest=label,
         verbose=read.flag("verbose"),
+        gdb=_gdb(read),
+        gdb_wait=read.flag("gdb-wait"),
     )
     in_guest = None
     if guest == "debian":
@@ -279,6 +282,17 @@ def _harts(given: Given | None) -> int:
     if not 1 <= harts <= MAX_HARTS:
         raise ConfigError(f"{given.source} {given.value}: the board has 1 to {MAX_HARTS} harts")
     return harts
+
+
+def _gdb(read: _Reader) -> str:
+    given = read.given("gdb")
+    if given is None:
+        if read.flag("gdb-wait"):
+            raise ConfigError("--gdb-wait waits for gdb: where?", hint="Add --gdb 1234.")
+        return ""
+    where = str(given.value)
+    parse_gdb(where)
+    return absolute(given, where) if "/" in where else where
 
 
 def _bios(read: _Reader, images: Any) -> str:

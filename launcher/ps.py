@@ -144,6 +144,8 @@ def table_of(before: dict[str, Any], now: dict[str, Any], columns: int | None) -
     parts.append(now["guest"])
     if now.get("serial"):
         parts.append(f"serial {now['serial']}")
+    if now.get("gdb"):
+        parts.append(f"gdb {now['gdb']}")
     return "\n".join([show.paint(" · ".join(filter(None, parts)), "bold", sys.stdout), *text])
 
 

@@ -165,6 +165,8 @@ class _RunConsole(Console):
             show.line(sys.stderr, f"serial line: {where}; Ctrl-C ends the machine", end)
         elif self.terminal is not None:
             show.line(sys.stderr, "Ctrl-A x quits, Ctrl-A h shows help", end)
+        if body["gdb"]:
+            show.line(sys.stderr, f"gdb: target remote {body['gdb']}", end)
 
 
 def _conclude(outcome: Outcome, command: bool) -> int:

@@ -47,6 +47,7 @@ class GdbServer:
         self._holding_since: float | None = None  # all harts were asked to stop, and not all have
         self._running = True
         self._interrupted = False
+        self._owed = False  # gdb waits to hear why the machine stops
         self._over: list[int] = []  # harts that still have to step over a breakpoint before all go on
         self._stepping_over = False
         self._seen_watch: Stop | None = None  # its instruction is being finished
@@ -121,6 +122,7 @@ class GdbServer:
             self._client = client
             self._packets = Packets()
             self._outgoing.clear()
+            self._owed = False
             if self._running:
                 self._hold()
 
@@ -205,9 +207,11 @@ class GdbServer:
         self._stepping_over = False
         self._stop = stop
         self._registers_of = stop.hart
-        self._send(self._stop_reply())
         self._interrupted = False
-        self._flush()
+        if self._owed:
+            self._owed = False
+            self._send(self._stop_reply())
+            self._flush()
 
     def _run_one(self, hart: int, *, skip_watches: bool = False) -> None:
         self._running = True
@@ -259,7 +263,10 @@ class GdbServer:
             self._send(answer)
 
     def _why(self, rest: bytes) -> bytes | None:
-        return None if self._holding_since is not None else self._stop_reply()  # it comes when all are held
+        if not self._running:
+            return self._stop_reply()
+        self._owed = True  # as soon as all are held
+        return None
 
     def _read_registers(self, rest: bytes) -> bytes:
         values = (self._target.read_register(self._registers_of, number) for number in range(GENERAL))
@@ -330,11 +337,13 @@ class GdbServer:
     def _go(self, rest: bytes) -> None:
         if rest:
             self._target.write_register(self._registers_of, 32, int(rest, 16))
+        self._owed = True
         self._continue()
 
     def _step(self, rest: bytes) -> None:
         if rest:
             self._target.write_register(self._registers_of, 32, int(rest, 16))
+        self._owed = True
         self._run_one(self._registers_of)
 
     def _verbose(self, rest: bytes) -> bytes | None:
@@ -350,6 +359,7 @@ class GdbServer:
 
     def _resume(self, actions: str) -> None:
         """vCont: a step of one hart, or all go on. With both, the step comes first, alone."""
+        self._owed = True
         for action in actions.split(";"):
             what, _, thread = action.partition(":")
             if what[:1] in ("s", "S"):

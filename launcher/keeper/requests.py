@@ -40,8 +40,13 @@ class Requests:
             "uptime": time.monotonic() - self._supervisor.began,
             "kips": core_word(self._supervisor.shared, "kips"),
             "serial": self._supervisor.serial_location,
+            "gdb": self._supervisor.gdb.location if self._supervisor.gdb else "",
             "processes": self._supervisor.processes(),
         }
+
+    def _watch(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The connection gets events from now on (`launcher.keeper.events`)."""
+        return {}
 
     def _stop(self, body: dict[str, Any]) -> dict[str, Any]:
         self._supervisor.end("stopped")
@@ -78,12 +83,6 @@ class Requests:
         )
         return {"epoch": member.epoch + 1}
 
-    _REQUESTS: dict[str, Callable[[Requests, dict[str, Any]], dict[str, Any]]] = {
-        "PS": _ps,
-        "STOP": _stop,
-        "RESTART": _restart,
-        "PAUSE": _pause,
-        "CONT": _cont,
     def _swap(self, body: dict[str, Any]) -> dict[str, Any]:
         member = self._device(body)
         assert member.device is not None
@@ -112,6 +111,13 @@ class Requests:
             )
         return member
 
-    }
+    _REQUESTS: dict[str, Callable[[Requests, dict[str, Any]], dict[str, Any]]] = {
+        "PS": _ps,
+        "STOP": _stop,
+        "WATCH": _watch,
+        "RESTART": _restart,
         "SWAP": _swap,
         "SWAPPED": _swapped,
+        "PAUSE": _pause,
+        "CONT": _cont,
+    }

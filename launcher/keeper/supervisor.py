@@ -29,6 +29,9 @@ from typing import Any
 
 from launcher.keeper.child import Child, is_traced
 from launcher.keeper.control import ControlServer
+from launcher.keeper.gdb import GdbListener
+from launcher.keeper.events import Events
+from launcher.keeper.hang import LOOK, Hangs
 from launcher.keeper.loop import Loop
 from launcher.keeper.member import (
     Member,
@@ -41,14 +44,14 @@ from launcher.keeper.member import (
 )
 from launcher.keeper.network import has_peer, lay_cable, peer_name
 from launcher.keeper.pause import Pause
-from launcher.keeper.recovery import DEVICE, PULSE, Recovery
+from launcher.keeper.recovery import DEVICE, Recovery
 from launcher.keeper.requests import Requests
 from launcher.keeper.segments import Segment
 from launcher.keeper.spares import Spares
+from launcher.keeper.swap import Swaps
 from launcher.machine import NETWORK, Machine
 from launcher.rundir import RunDirectory
 from launcher.terminal import restore
-from launcher.keeper.swap import Swaps
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed
 
@@ -79,6 +82,7 @@ class Supervisor:
         self.client: Channel | None = client
         self.serial = fds.pop("serial", None)  # kept for the next start, after a reset
         self.serial_location = ""
+        self.gdb: GdbListener | None = None
         self._terminal: tuple[int, list[Any]] | None = None
         self.phase = "starting"  # running, resetting, ending, ended
         self.began = time.monotonic()
@@ -96,19 +100,21 @@ class Supervisor:
         self.loop = Loop()
         self._early = early or {}
         self.spares = Spares(self.loop, machine, directory.log("spare"), self.log, self._continue_if_all_dead)
+        self.events = Events()
         self.recovery = Recovery(self)
+        self.hangs = Hangs(self)
+        self.swaps = Swaps(self)
         self.pause = Pause(self)
-        self._control = ControlServer(directory.control, self.loop, Requests(self).answer)
+        self._control = ControlServer(directory.control, self.loop, Requests(self).answer, self.events)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
-        self.swaps = Swaps(self)
     def run(self) -> None:
         """Start the machine and serve until it has ended."""
         self.loop.on_signals((signal.SIGTERM, signal.SIGINT), self._signalled)
         self._watch_client()
         self.attempt(self._start_machine)
-        self.loop.after(PULSE, self.recovery.feel_pulses)
+        self.loop.after(LOOK, self.hangs.watch)
         while self.phase != "ended":
             self.loop.turn()
 
@@ -213,6 +219,9 @@ class Supervisor:
         fds |= {name: segment.fd for name, segment in self.shared.items()}
         if self.serial is not None:
             fds["serial"] = self.serial
+        if self.machine.gdb:
+            self.gdb = self.gdb or GdbListener(self.machine.gdb)
+            fds["gdb"] = self.gdb.socket.fileno()
         self.core.started = self.core.child.send("START", body, fds)  # False: it is dead, as its pidfd will say
 
     def start_device(self, member: Member) -> None:
@@ -260,6 +269,8 @@ class Supervisor:
             child.kill()
             return False
         try:
+            if self.swaps.hears(member, packet):
+                return True
             handler = (self._CORE if member is self.core else self._DEVICE).get(packet.kind)
             if handler is None:
                 self.log(f"{member.id} says {packet.kind}, which means nothing here")
@@ -268,8 +279,6 @@ class Supervisor:
         finally:
             packet.close()
         return True
-            if self.swaps.hears(member, packet):
-                return True
 
     def _core_ready(self, member: Member, packet: Packet) -> None:
         member.state = "starting guest"
@@ -294,13 +303,15 @@ class Supervisor:
         member.state = "running"
         self.phase = "running"
         self.spares.open()
-        self._tell("RUNNING", serial=self.serial_location, processes=self.processes())
+        gdb = self.gdb.location if self.gdb else ""
+        self._tell("RUNNING", serial=self.serial_location, gdb=gdb, processes=self.processes())
 
     def _core_exit(self, member: Member, packet: Packet) -> None:
         body = packet.body
         reason = body.get("reason", "error")
         if reason == "reset" and self.machine.reboot and self.phase in ("starting", "running"):
             self.log("the guest asks for a reset")
+            self.events.publish("GUEST_RESET")
             self.resetting = True
             if self.client is not None and not self.machine.detach:
                 self._tell("RESET")  # it answers RESET, or STOP with a reason
@@ -313,7 +324,7 @@ class Supervisor:
     def _connected(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
         if device is not None and device.epoch == packet.body["epoch"]:
-            device.state, device.reason = "running", ""
+            self.recovery.serves(device)
 
     def _device_bound(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
@@ -335,7 +346,12 @@ class Supervisor:
     def _overdue(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
         if device is not None and device.epoch == packet.body["epoch"]:
+            if device.child is None or is_traced(device.child.pid):
+                return
+            if not packet.body.get("held") and (device.waits or self.hangs.silent(device)):
+                return  # it may be about to; the core will say so again if it does not
             self.log(f"{device.id} did not answer {packet.body['request']} in time")
+            device.reason = f"did not answer {packet.body['request']}"
             self.recovery.fence(device)
 
     def _failed(self, member: Member, packet: Packet) -> None:
@@ -348,7 +364,7 @@ class Supervisor:
 
     def _ready(self, member: Member, packet: Packet) -> None:
         if member.device is None:  # a device runs when the core has accepted its HELLO
-            member.state, member.reason = "running", ""
+            self.recovery.serves(member)
 
     def _device_state(self, member: Member, packet: Packet) -> None:
         member.reason = packet.body.get("state", "")
@@ -440,6 +456,7 @@ class Supervisor:
         if self.phase in ("ending", "ended"):
             return
         self.outcome = {"reason": reason, "code": code, **detail}
+        self.events.publish("ENDING", reason=reason)
         self._wind_down("ending")
 
     def _wind_down(self, phase: str) -> None:
@@ -484,6 +501,8 @@ class Supervisor:
         self.phase = "ended"
         self._control.close()
         self.directory.remove()
+        if self.gdb is not None:
+            self.gdb.close()
         if self.serial is not None:
             os.close(self.serial)
             self.serial = None

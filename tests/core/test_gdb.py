@@ -135,7 +135,7 @@ def debugged(tmp_path: Path) -> Iterator[Debugged]:
         made.append(Served(tmp_path / "gdb", program, harts))
         gdb = Gdb(tmp_path / "gdb")
         clients.append(gdb)
-        assert gdb.receive().startswith(b"T02")
+        assert gdb.ask("?").startswith(b"T02")
         return gdb, made[0]
 
     yield make
@@ -266,7 +266,7 @@ def test_when_gdb_goes_the_machine_runs_on_without_breakpoints(debugged: Debugge
     count = served.machine.harts[0].x[10]
     gdb.socket.close()
     again = Gdb(tmp_path / "gdb")
-    reply = again.receive()
+    reply = again.ask("?")
     while served.machine.harts[0].x[10] < count + 10:  # it may have stopped it before it ran
         again.send(b"c")
         reply = again.interrupt()
