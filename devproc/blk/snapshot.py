@@ -267,9 +267,20 @@ def _bitmap_room(size: int, cluster: int) -> int:
     return -(-_bitmap_bytes(size, cluster) // 4096) * 4096
 
 
+_prepared: list[int] = []
+
+
+def prepare_nameless(count: int) -> None:
+    """Make files for so many overlays that have no name, before the process loses the right to make any."""
+    for _ in range(count):
+        with tempfile.TemporaryFile() as file:
+            _prepared.append(os.dup(file.fileno()))
+
+
 def _nameless() -> int:
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    if not _prepared:
+        prepare_nameless(1)
+    return _prepared.pop()
 
 
 def _boot_id() -> bytes:

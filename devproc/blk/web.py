@@ -13,7 +13,7 @@ import select
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,16 +73,29 @@ class Web:
 
     def probe(self) -> Identity:
         """Follow redirections to the file and learn what it is. Raises ConfigError."""
+        try:
+            *_, found = self._led()
+        except BackendError as error:
+            raise ConfigError(f"cannot open {self.url}: {error.message}") from error
+        if not isinstance(found, Identity):
+            raise ConfigError(f"{self.url}: the server redirects without end")
+        return found
+
+    def follow(self) -> Iterator[str]:
+        """The URLs that the server's redirections lead to, one after the other. Raises BackendError, ConfigError."""
+        for found in self._led():
+            if isinstance(found, str):
+                yield self.url
+
+    def _led(self) -> Iterator[Identity | str]:
         for _ in range(REDIRECTS):
-            try:
-                found = self._try(self.url, {"Range": "bytes=0-0"}, 1, _probed)
-            except BackendError as error:
-                raise ConfigError(f"cannot open {self.url}: {error.message}") from error
+            found = self._try(self.url, {"Range": "bytes=0-0"}, 1, _probed)
+            if isinstance(found, str):
+                self.url = urllib.parse.urljoin(self.url, found)
+                self._drop()
+            yield found
             if isinstance(found, Identity):
-                return found
-            self.url = urllib.parse.urljoin(self.url, found)
-            self._drop()
-        raise ConfigError(f"{self.url}: the server redirects without end")
+                return
 
     def range(self, identity: Identity, start: int, size: int) -> bytes:
         """So many bytes of the file. Raises BackendError, Changed."""
