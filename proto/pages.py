@@ -426,7 +426,7 @@ class QueueCounters:
 def queue_statistics(device_page: memoryview, queue: int) -> QueueCounters:
     """Read one queue's counters. Each is whole; together they are only nearly of one moment."""
     base = DeviceToCore.offset("queues") + queue * QueueStatistics.size()
-    words = device_page[base : base + 56].cast("Q")
+    words = device_page[base : base + 64].cast("Q")
     return QueueCounters(*words)
 
 
