@@ -128,7 +128,6 @@ class Runtime:
         queues = self._queues
         if queues is None:
             return reason
-        self._waiting[0] = self.device.waits
         if queues.careful.active:
             queues.go_on()
         if reason == Reason.WORK:
