@@ -77,12 +77,12 @@ class Member:
         self._heartbeat = -1
         self.segments: dict[str, Segment] = {}
         self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
+        self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
+
     def claim_epoch(self) -> int:
         """A number that no process of this device has had: the next epoch's, if its process becomes the device."""
         self._claimed = max(self._claimed, self.epoch) + 1
         return self._claimed
-
-        self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
 
     def next_epoch(self) -> None:
         """A process is about to start; its predecessor is dead, its pidfd has said so."""
