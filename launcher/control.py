@@ -8,6 +8,9 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     RESTART {id}     → epoch: of the process to come
     SWAP {id, backend?, device?, properties?}   → swap: its number; backend: what it is now
     SWAPPED {swap}   → state (done, failed, or a step on the way), error, hint, pause_ms, epoch, backend
+    TRACE {generation?} → machine, generation, rings (id, role, device, slot, epoch), and a descriptor for reading each
+    TRACE_LISTEN {endpoint, keys?, payload?}   → state: starting or running; pid: of the tap
+    TRACE_SILENCE {endpoint} → nothing; the tap ends
     PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
 """
 

@@ -49,12 +49,18 @@ class ControlServer:
         try:
             packet = channel.recv(0)
             packet.close()
+            fds: dict[str, int] = {}
             try:
                 kind, body = "OK", self._answer(packet.kind, packet.body)
+                fds = body.pop("fds", fds)  # of an answer's own: closed once they are sent
             except BulkheadError as error:
                 kind, body = "ERROR", {"error": error.message, "hint": error.hint}
-            if channel in self._connections:
-                channel.send(kind, body)
+            try:
+                if channel in self._connections:
+                    channel.send(kind, body, fds)
+            finally:
+                for fd in fds.values():
+                    os.close(fd)
         except DeadlineMissed:
             return
         except (BulkheadError, OSError):  # it went away, does not read, or sends what is no packet

@@ -120,4 +120,7 @@ class Requests:
         "SWAPPED": _swapped,
         "PAUSE": _pause,
         "CONT": _cont,
+        "TRACE": lambda self, body: self._supervisor.traces.describe(body),
+        "TRACE_LISTEN": lambda self, body: self._supervisor.traces.listen(body),
+        "TRACE_SILENCE": lambda self, body: self._supervisor.traces.silence(body),
     }

@@ -49,6 +49,7 @@ from launcher.keeper.requests import Requests
 from launcher.keeper.segments import Segment
 from launcher.keeper.spares import Spares
 from launcher.keeper.swap import Swaps
+from launcher.keeper.traces import Traces
 from launcher.machine import NETWORK, Machine
 from launcher.rundir import RunDirectory
 from launcher.terminal import restore
@@ -101,6 +102,7 @@ class Supervisor:
         self._early = early or {}
         self.spares = Spares(self.loop, machine, directory.log("spare"), self.log, self._continue_if_all_dead)
         self.events = Events()
+        self.traces = Traces(self)
         self.recovery = Recovery(self)
         self.hangs = Hangs(self)
         self.swaps = Swaps(self)
@@ -205,6 +207,7 @@ class Supervisor:
             child = Child(module, member.log)
         member.child = child
         self.watch_child(member, child)
+        self.traces.started(member, child)
 
     def watch_child(self, member: Member, child: Child) -> None:
         """From now on, what is heard of a process concerns this member."""
@@ -417,6 +420,7 @@ class Supervisor:
         self.loop.unwatch(child.channel)
         self.loop.unwatch(child.pidfd)
         status = child.reap()
+        self.traces.ended(member, child, status)
         member.child = None
         lived = time.monotonic() - child.started
         what = _how_it_ended(status)
@@ -500,6 +504,7 @@ class Supervisor:
         """Everything is dead: remove what is left, then say how it ended."""
         self.phase = "ended"
         self._control.close()
+        self.traces.close()
         self.directory.remove()
         if self.gdb is not None:
             self.gdb.close()
