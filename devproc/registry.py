@@ -25,6 +25,7 @@ DEVICES = {
     "net": "devproc.net.device:NetDevice",
     "9p": "devproc.fs.ninep.device:NinePDevice",
     "virtiofs": "devproc.fs.fuse.device:VirtioFsDevice",
+    "v86fs": "devproc.fs.v86fs.device:V86fsDevice",
     "rng": "devproc.rng:Entropy",
     "mailbox": "devproc.mailbox:Mailbox",
 }

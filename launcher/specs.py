@@ -152,7 +152,8 @@ def _check_addresses(given: Given, how: str, gateway: str) -> None:
         raise ConfigError(f"{given.source}: {error}", hint="ip= is dhcp, none, or for example 10.0.0.1/24") from None
 
 
-SHARE_DEVICES = {"9p": "9p", "virtiofs": "virtiofs"}  # --share …,proto=: the device
+SHARE_DEVICES = {"9p": "9p", "virtiofs": "virtiofs", "v86fs": "v86fs"}  # --share …,proto=: the device
+SHARE_MEMORY = "memory:"  # instead of a directory
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,8 @@ def parse_share(given: Given) -> Share:
         raise ConfigError(
             f"{given.source} {given.value}: which directory, and what tag?", hint="For example: .,tag=work"
         )
-    path = absolute(given, directory)
-    if not os.path.isdir(path):
+    path = directory if directory == SHARE_MEMORY else absolute(given, directory)
+    if path != SHARE_MEMORY and not os.path.isdir(path):
         why = "not a directory" if os.path.exists(path) else "no such directory"
         raise ConfigError(f"{given.source} {directory}: {why}")
     proto = properties.pop("proto", "9p")

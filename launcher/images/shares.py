@@ -26,7 +26,8 @@ class GuestShare:
 
 
 def shares_archive(images: Images, shares: Sequence[GuestShare]) -> bytes:
-    """To be appended to the initramfs."""
+    """To be appended to the initramfs. What Linux has no driver for is left to whoever brings one."""
+    shares = [share for share in shares if share.kind in OPTIONS]
     lines = [f"{share.tag} {share.kind} {OPTIONS[share.kind]}\n" for share in shares]
     entries = {
         "bulkhead": directory(),

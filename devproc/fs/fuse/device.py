@@ -38,6 +38,7 @@ class VirtioFsDevice(VirtioDevice):
     """A directory of the host, for mount -t virtiofs."""
 
     device_id = DeviceId.FS
+    waits = True
     queues = (Queue("hiprio", size=128), Queue("requests", size=1024))
     Config = FsConfig
 
@@ -50,7 +51,7 @@ class VirtioFsDevice(VirtioDevice):
         for place, byte in enumerate(check_tag(self.tag)):
             self.config.tag[place] = byte
         self.config.num_request_queues = 1
-        self._tree = open_tree(self.backend, self.ro)
+        self._tree = open_tree(self.backend, self.ro, self)
         journal = kept_journal(self, JOURNAL)
         gone, locked = Shelf.of(self, nameless.PREFIX, nameless.LIMIT), Shelf.of(self, held.PREFIX, held.LIMIT)
         self._session = Session(self._tree, journal, ANSWERS, gone, locked, self.cache)

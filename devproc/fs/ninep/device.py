@@ -39,6 +39,7 @@ class NinePDevice(VirtioDevice):
     """A directory of the host, for mount -t 9p."""
 
     device_id = DeviceId.NINEP
+    waits = True
     queues = (Queue("requests", size=128),)
     features = MOUNT_TAG
     Config = NinePConfig
@@ -49,7 +50,7 @@ class NinePDevice(VirtioDevice):
     def start(self) -> None:
         os.umask(0)  # the guest has its own
         tag = check_tag(self.tag)
-        self._tree = open_tree(self.backend, self.ro)
+        self._tree = open_tree(self.backend, self.ro, self)
         self.config.tag_len = len(tag)
         for place, byte in enumerate(tag):
             self.config.tag[place] = byte
