@@ -31,7 +31,8 @@ from proto.trace import TracePoint
 from proto.virtio import Status
 
 HOLD_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
-ANSWER_DEADLINE = 20.0  # seconds for the others: a busy host may keep a healthy device from answering for a while
+ANSWER_DEADLINE = 1.0  # seconds for the others; the keeper knows whether the device is busy, or a message was lost
+HOLDS = frozenset({"RESET", "GET_BASE", "CONFIG_SET", "MMIO_READ"})  # a hart waits for their answers
 SEND_QUEUE = 1000  # messages ZeroMQ may hold for a device that does not read
 
 
@@ -288,14 +289,15 @@ class DeviceLink:
                 self._report("LOG", {"id": self.name, "level": 30, "text": f"{self.name}: {error.describe()}"})
 
     def overdue(self, now: float) -> bool:
-        """True when requests have not been answered in time; they are reported to the keeper, once."""
+        """True when requests have not been answered in time; they are reported to the keeper, again and again."""
         late = [seq for seq, (_, _, deadline) in self._waiting.items() if now > deadline]
         if late:
             requests = ", ".join(self._waiting[seq][0] for seq in late)
-            self._report("OVERDUE", {"id": self.name, "epoch": self.epoch, "request": requests})
+            held = any(self._waiting[seq][0] in HOLDS for seq in late)
+            self._report("OVERDUE", {"id": self.name, "epoch": self.epoch, "request": requests, "held": held})
         for seq in late:
             name, then, _ = self._waiting[seq]
-            self._waiting[seq] = (name, then, float("inf"))
+            self._waiting[seq] = (name, then, now + ANSWER_DEADLINE)
         return bool(late)
 
     def close(self) -> None:

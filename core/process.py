@@ -162,6 +162,8 @@ class CoreProcess:
                 self.machine.publish(self.machine.state())
                 for link in self.links.values():
                     link.overdue(now)
+                    if link.up:
+                        link.port.take_calls()  # the CALL may have been lost
             if self.gdb is not None:
                 self.gdb.look()
         self._drain_events()

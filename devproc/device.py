@@ -81,6 +81,7 @@ class Device:
     """What both kinds of device share. Not subclassed directly."""
 
     starts_late = False  # in a swap, `start` is called when the predecessor is quiet and has released what it had
+    waits = False  # a request may wait for the host (files, a network): however long that takes, it is no hang
     state_version = 1  # counts up whenever the fields change; `upgrade` then reads the older ones
 
     def __init__(self, id: str, properties: Mapping[str, Any], *, backend: str = "", owner: str = "") -> None:

@@ -19,7 +19,7 @@ from devproc.device import Device, MmioDevice, VirtioDevice
 from devproc.engine import load_engine
 from devproc.loop import Reason
 from devproc.queues import Pages, Queues
-from devproc.session import Session
+from devproc.session import Session, State
 from native.memory import Area
 from proto.channel import Channel, Packet
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ImageLocked, ProtocolError
@@ -30,7 +30,7 @@ from proto.trace import NO_QUEUE, TRACE_SIZE, TracePoint, text_words
 
 __all__ = ["Runtime"]
 
-HEARTBEAT = 1.0  # seconds: an idle device shows this often that it lives
+HEARTBEAT = 0.5  # seconds: an idle device shows this often that it lives, and looks for what it was not told of
 SERVICE_NS = 1_000_000  # a busy device looks at its messages this often
 RETRY = 0.01  # seconds until a message that ZeroMQ would not take is tried again
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)  # ints: enums are slow
@@ -51,6 +51,7 @@ class Runtime:
         self._due = 0  # CALLs that ZeroMQ would not take, a bit a queue
         self._engine = load_engine()
         self._pages = self._map_pages(start)
+        self._waiting = _word(self._pages.device, "waiting")  # what is served now may wait for the host
         self._memory = self._map_memory(start)
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {}
@@ -88,6 +89,7 @@ class Runtime:
         """Say HELLO and serve. Raises ConfigError when the core refuses this process."""
         self._trace(TracePoint.STARTED, 0, 0, self._epoch, os.getpid(), 0, self.device.id)
         self._session.hello(os.getpid())
+        heard = time.monotonic()
         while not self.stopping:
             reason = self._turn() if not self._candidate else Reason.SLEEP
             timeout = 0.0
@@ -95,6 +97,9 @@ class Runtime:
                 timeout = RETRY if self._due else HEARTBEAT
             self._wait(timeout)
             self._session.settle()
+            if self._session.state is State.CONNECTING and time.monotonic() - heard > HEARTBEAT:
+                heard = time.monotonic()
+                self._session.hello(os.getpid())  # the first one, or its answer, was lost
             if self._session.refused is not None:
                 raise ConfigError(f"the core refused {self.device.id}: {self._session.refused}")
 
@@ -128,12 +133,14 @@ class Runtime:
         queues = self._queues
         if queues is None:
             return reason
+        self._waiting[0] = self.device.waits
         if queues.careful.active:
             queues.go_on()
         if reason == Reason.WORK:
             queues.work()
         elif reason == Reason.BROKEN:
             queues.report_broken()
+        self._waiting[0] = 0
         calls = queues.take_calls() | self._due
         if calls:
             self._send_calls(calls)
@@ -348,9 +355,13 @@ def _take(start: Packet, name: str) -> int:
         raise ConfigError(f"START carries no descriptor {name}") from None
 
 
-def _write_word(page: Area, field: str, value: int) -> None:
+def _word(page: Area, field: str) -> memoryview:
     at = DeviceToCore.offset(field)
-    page.view()[at : at + 4].cast("I")[0] = value
+    return page.view()[at : at + 4].cast("I")
+
+
+def _write_word(page: Area, field: str, value: int) -> None:
+    _word(page, field)[0] = value
 
 
 def _beat(page: Area) -> int:

@@ -4,6 +4,7 @@
 body} and gets one back, OK with the answer, or ERROR{error, hint}. The directory's mode (0700) is the access control.
 
     PS {}            → machine, phase, guest, uptime, kips, serial, processes (the rows of `bulkhead ps`)
+    WATCH {}         → nothing; EVENT{name, id, time, …} packets from then on, and LOST{count} where some are missing
     STOP {}          → nothing; end-of-file when the machine has ended and everything of it is removed
     RESTART {id}     → epoch: of the process to come
     SWAP {id, backend?, device?, properties?}   → swap: its number; backend: what it is now

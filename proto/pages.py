@@ -156,6 +156,7 @@ class DeviceToCore(Record):
     calls: Array[u32] = relaxed(count=MAX_QUEUES, offset=0x0C0)
     # the loop still turns
     heartbeat: u64 = relaxed(offset=0x100)
+    waiting: u32 = relaxed()  # not 0: in a call of its backend's, which may take however long it likes
     # MMIO of a device that is not virtio: at most once, by sequence number
     mmio_started: u64 = relaxed(offset=0x140)
     mmio_done: u64 = acquire()
@@ -393,6 +394,7 @@ def reset_device_page(page: memoryview, epoch: int) -> None:
     _check(page, DeviceToCore, DEVICE_TO_CORE_MAGIC)
     _put(page, DeviceToCore, "awake", 4, 0)
     _put(page, DeviceToCore, "epoch", 4, epoch)
+    _put(page, DeviceToCore, "waiting", 4, 0)
     _put(page, DeviceToCore, "call_latch", 4, 0xFFFFFFFF)
     for queue in range(MAX_QUEUES):
         at = DeviceToCore.offset("queues") + queue * QueueStatistics.size() + QueueStatistics.offset("marked")

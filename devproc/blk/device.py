@@ -88,6 +88,7 @@ class BlockDevice(VirtioDevice):
     """A disk."""
 
     device_id = DeviceId.BLOCK
+    waits = True
     Config = BlkConfig
 
     ro = Property(bool, False, "refuse writes")

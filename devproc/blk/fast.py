@@ -23,7 +23,7 @@ from native import (
     u64,
     wrap64,
 )
-from proto.pages import QueueStatistics
+from proto.pages import DeviceToCore, QueueStatistics
 from proto.ring import (
     MAX_SEGMENTS,
     Chain,
@@ -282,6 +282,8 @@ def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
     ring.now = called
     flushed: u64 = called
     worked: bool = False
+    mine = DeviceToCore(loop.mine)
+    mine.waiting = 1  # the host's file may be slow: that is no hang
     for _ in range(u32(BATCH)):
         found: u32 = ring_pop(ring, chain)
         if found == Pop.EMPTY:
@@ -298,6 +300,7 @@ def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
         if now - called > CALL_NS:
             flush_and_call(loop, ring)
             called = now
+    mine.waiting = 0
     flush_and_call(loop, ring)
     return worked
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launcher.keeper.events import Events
 from launcher.keeper.loop import Loop
 from proto.channel import Channel
 from proto.errors import BulkheadError, DeadlineMissed
@@ -27,9 +28,11 @@ class ControlServer:
         path: Path,
         loop: Loop,
         answer: Callable[[str, dict[str, Any]], dict[str, Any]],
+        events: Events,
     ) -> None:
         self._loop = loop
         self._answer = answer
+        self._events = events
         self._connections: set[Channel] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -58,6 +61,8 @@ class ControlServer:
             try:
                 if channel in self._connections:
                     channel.send(kind, body, fds)
+                    if packet.kind == "WATCH":
+                        self._events.watch(channel)
             finally:
                 for fd in fds.values():
                     os.close(fd)
@@ -69,6 +74,7 @@ class ControlServer:
     def _drop(self, channel: Channel) -> None:
         if channel in self._connections:
             self._connections.remove(channel)
+            self._events.forget(channel)
             self._loop.unwatch(channel)
             channel.close()
 

@@ -23,7 +23,6 @@ from proto.pages import (
     MAX_QUEUES,
     PAGE_SIZE,
     CoreStats,
-    DeviceToCore,
     LinkMode,
     format_core_page,
     format_device_page,
@@ -64,17 +63,16 @@ class Member:
         self.log = log
         self.child: Child | None = None
         self.state = "starting"
+        self.epoch = 0
         self._claimed = 0  # the last epoch given to any process
         self.candidate = False  # it is to replace another in a swap
-        self.epoch = 0
         self.restarts = 0
         self.young_deaths = 0  # in a row
         self.reason = ""  # why it is in a state that is not "running"
         self.ready = False  # the core has bound this epoch's endpoint
         self.started = False  # START was sent in this epoch
         self.wanted = False  # its death is an order, not a failure
-        self.silent = 0  # looks in a row that found no heartbeat
-        self._heartbeat = -1
+        self.waits = 0.0  # seconds for which it has been waiting for its backend
         self.segments: dict[str, Segment] = {}
         self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
         self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
@@ -88,15 +86,9 @@ class Member:
         """A process is about to start; its predecessor is dead, its pidfd has said so."""
         self.epoch = self.claim_epoch()
         self.ready = self.started = self.wanted = False
-        self.state, self.reason = "starting", ""
+        self.state, self.reason, self.waits = "starting", "", 0.0
         if "device_to_core" in self.segments:
             reset_device_page(self.segments["device_to_core"].view(), self.epoch)
-
-    def has_pulse(self) -> bool:
-        """Has the heartbeat moved since this was last asked?"""
-        now = read_word(self.segments["device_to_core"].view(), DeviceToCore, "heartbeat")
-        before, self._heartbeat = self._heartbeat, now
-        return now != before
 
     def give(self) -> None:
         """Send what the store holds, before START: STORED packets of named descriptors."""
@@ -230,7 +222,6 @@ def device_start(
         "role": member.role,
         "epoch": member.epoch,
         "machine": machine.name,
-        "candidate": member.candidate,
         "device": member.device.device,
         "properties": dict(member.device.properties),
         "backend": member.device.backend,
@@ -239,6 +230,7 @@ def device_start(
         "queues_max": MAX_QUEUES,
         "queue_size": QUEUE_SIZE,
         "log_level": logging.DEBUG if machine.verbose else logging.INFO,
+        "candidate": member.candidate,
     }
     segments = member.segments
     with segments["core_to_device"].read_only() as core_page:
@@ -271,10 +263,10 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
         "id": member.id,
         "role": member.role,
         "pid": member.child.pid if member.child else None,
-        "state": member.state,
+        "state": "waiting" if member.waits and member.state == "running" else member.state,
         "epoch": member.epoch or None,
         "restarts": member.restarts if member.role != "core" else None,
-        "reason": member.reason,
+        "reason": f"for its backend, {member.waits:.0f} s" if member.waits else member.reason,
         "log": str(member.log),
     }
     if member.role != "core" and member.device is None:

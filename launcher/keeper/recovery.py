@@ -1,8 +1,10 @@
-"""What becomes of a process that has died, hangs, or must be made to die: fencing, back-off, the successor.
+"""What becomes of a process that has died or must be made to die: fencing, back-off, the successor.
 
 The order is the supervisor's promise: a process is dead when its pidfd says so; the core is told; the next epoch begins
-only then. Processes that die young are started again after a back-off. A device whose heartbeat stands still is
-killed, unless a debugger holds it.
+only then. The first successor comes at once. Processes that keep dying young are started again after a back-off that
+doubles up to BACKOFF_LIMIT and never ends: however long what they need is away, they come back with it.
+
+What is to become of a device whose process has died is one decision, `decide`.
 """
 
 from __future__ import annotations
@@ -10,21 +12,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from launcher.keeper.child import is_traced
 from launcher.keeper.member import Member
 
 if TYPE_CHECKING:
     from launcher.keeper.supervisor import Supervisor
 
-__all__ = ["DEVICE", "PULSE", "Recovery"]
+__all__ = ["DEVICE", "Recovery", "backoff"]
 
 DEVICE = "devproc.main"  # the module of a device process
 FENCE_DEADLINE = 1.0  # seconds after SIGKILL until a process is called stuck
 BACKOFF_FIRST = 0.05  # seconds before the second quick restart; doubles
 BACKOFF_LIMIT = 5.0
-YOUNG = 10.0  # a process that lived this long starts with a clean record
-PULSE = 5.0  # seconds between two looks at the devices' heartbeats, which are at least one a second
-HUNG = 3  # looks without a heartbeat until a device counts as hung
+YOUNG = 2.0  # a process that lived this long starts with a clean record
+
+
+def backoff(young_deaths: int) -> float:
+    """Seconds until the successor of a process, of which so many died young in a row, this one included."""
+    if young_deaths <= 1:
+        return 0.0
+    return min(BACKOFF_LIMIT, BACKOFF_FIRST * 2.0 ** min(young_deaths - 2, 16))
 
 
 class Recovery:
@@ -32,42 +38,62 @@ class Recovery:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._felt = time.monotonic()
+        self._died: dict[str, float] = {}  # when, of members that are away
 
     def restart(self, member: Member, lived: float, what: str) -> None:
-        """A device is dead: a successor of the next epoch takes its place, soon."""
-        if not member.reason:
-            member.reason = what
-        reason = member.reason
-        self._supervisor.tell_core(member, "dead")
-        if member.wanted:
-            member.young_deaths = 0
-        else:
-            member.young_deaths = member.young_deaths + 1 if lived < YOUNG else 1
-        member.restarts += 1
+        """A process is dead, its pidfd has said so: a successor of the next epoch takes its place."""
+        supervisor = self._supervisor
+        member.reason = member.reason or what
         ordered, member.wanted = member.wanted, False
+        self._died.setdefault(member.id, time.monotonic())
+        supervisor.tell_core(member, "dead")
+        member.young_deaths = 0 if ordered else member.young_deaths + 1 if lived < YOUNG else 1
+        member.restarts += 1
         member.state = "restarting"
-        quick = member.young_deaths - 1
-        delay = min(BACKOFF_LIMIT, BACKOFF_FIRST * 2 ** (quick - 1)) if quick > 0 else 0.0
-
-        def start() -> None:
-            if self._supervisor.phase != "running" or member.child is not None:
-                return
-            member.next_epoch()
-            member.reason = reason
-            self._supervisor.tell_core(member, "starting")
-            self._supervisor.attempt(
-                lambda: (
-                    self._supervisor.spawn(member, DEVICE, fresh=ordered)
-                    if member.device
-                    else self._supervisor.start_peer(member)
-                )
+        if not ordered:
+            supervisor.events.publish(
+                "DEVICE_DIED", member.id, epoch=member.epoch, what=member.reason, restarts=member.restarts
             )
-
+        delay = self.decide(member)
+        if delay is None:
+            return
         if delay:
-            self._supervisor.loop.after(delay, start)
+            supervisor.loop.after(delay, lambda: self.succeed(member, fresh=ordered))
         else:
-            start()
+            self.succeed(member, fresh=ordered)
+
+    def decide(self, member: Member) -> float | None:
+        """Seconds until the successor of a device that has just died; None: there is none until somebody calls
+        `succeed`."""
+        return backoff(member.young_deaths)
+
+    def succeed(self, member: Member, *, fresh: bool = False) -> None:
+        """Start the next epoch now, unless somebody has. `fresh`: of code as it is on the disk now."""
+        supervisor = self._supervisor
+        if supervisor.phase != "running" or member.child is not None or supervisor.swaps.holds(member):
+            return
+        reason = member.reason
+        member.next_epoch()
+        member.reason = reason
+        supervisor.tell_core(member, "starting")
+        if member.device is None:
+            supervisor.attempt(lambda: supervisor.start_peer(member))
+        else:
+            supervisor.attempt(lambda: supervisor.spawn(member, DEVICE, fresh=fresh))
+
+    def serves(self, member: Member) -> None:
+        """A member's process has said, or the core of it, that it serves: perhaps once more."""
+        if member.state == "running":
+            return
+        member.state, member.reason = "running", ""
+        died = self._died.pop(member.id, None)
+        pid = member.child.pid if member.child is not None else None
+        publish = self._supervisor.events.publish
+        if died is None:
+            publish("DEVICE_STARTED", member.id, pid=pid, epoch=member.epoch)
+        else:
+            ms = round((time.monotonic() - died) * 1000, 1)
+            publish("DEVICE_RESTARTED", member.id, pid=pid, epoch=member.epoch, ms=ms)
 
     def fence(self, member: Member) -> None:
         """Make sure that a process is dead; its pidfd will say so. One that cannot be killed is shown as stuck."""
@@ -80,22 +106,6 @@ class Recovery:
             if member.child is child:
                 member.state, member.reason = "stuck", "cannot be killed; its requests stay pending"
                 self._supervisor.tell_core(member, "stuck")
+                self._supervisor.events.publish("DEVICE_STUCK", member.id, pid=child.pid, what=member.reason)
 
         self._supervisor.loop.after(FENCE_DEADLINE, look)
-
-    def feel_pulses(self) -> None:
-        """Fence devices whose loop no longer turns: a process that is stopped, or caught in a handler. Looks that come
-        late do not count (then the host was busy, or asleep), and neither does a device under a debugger."""
-        self._supervisor.loop.after(PULSE, self.feel_pulses)
-        now = time.monotonic()
-        late = now - self._felt > 1.5 * PULSE
-        self._felt = now
-        for member in self._supervisor.devices:
-            if member.state != "running" or member.child is None or late or is_traced(member.child.pid):
-                member.silent = 0
-                continue
-            member.silent = 0 if member.has_pulse() else member.silent + 1
-            if member.silent >= HUNG:
-                member.reason = f"gave no sign of life for {PULSE * HUNG:.0f} s"
-                self._supervisor.log(f"{member.id} {member.reason}")
-                self.fence(member)

@@ -29,8 +29,8 @@ from typing import Any
 
 from launcher.keeper.child import Child, is_traced
 from launcher.keeper.control import ControlServer
-from launcher.keeper.gdb import GdbListener
 from launcher.keeper.events import Events
+from launcher.keeper.gdb import GdbListener
 from launcher.keeper.hang import LOOK, Hangs
 from launcher.keeper.loop import Loop
 from launcher.keeper.member import (

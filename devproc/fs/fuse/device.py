@@ -39,6 +39,7 @@ class VirtioFsDevice(VirtioDevice):
 
     device_id = DeviceId.FS
     waits = True
+    waits = True
     queues = (Queue("hiprio", size=128), Queue("requests", size=1024))
     Config = FsConfig
 

@@ -40,6 +40,7 @@ class NinePDevice(VirtioDevice):
 
     device_id = DeviceId.NINEP
     waits = True
+    waits = True
     queues = (Queue("requests", size=128),)
     features = MOUNT_TAG
     Config = NinePConfig
