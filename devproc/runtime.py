@@ -15,10 +15,12 @@ from typing import Any
 
 import zmq
 
+from devproc.blk.network import use_outlet
 from devproc.device import Device, MmioDevice, VirtioDevice
 from devproc.engine import load_engine
 from devproc.loop import Reason
 from devproc.queues import Pages, Queues
+from devproc.sandbox import Sandbox
 from devproc.session import Session, State
 from native.memory import Area
 from proto.channel import Channel, Packet
@@ -32,6 +34,7 @@ __all__ = ["Runtime"]
 
 HEARTBEAT = 0.5  # seconds: an idle device shows this often that it lives, and looks for what it was not told of
 SERVICE_NS = 1_000_000  # a busy device looks at its messages this often
+CONNECT_DEADLINE = 20.0  # seconds for the core to accept the connection; it listens before there is a START
 RETRY = 0.01  # seconds until a message that ZeroMQ would not take is tried again
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)  # ints: enums are slow
 HIGH_WATER = 1000  # messages ZeroMQ may hold for a core that does not read
@@ -55,12 +58,17 @@ class Runtime:
         self._memory = self._map_memory(start)
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {}
+        self.sandbox = Sandbox(start.body)
+        self.sandbox.begin()
+        self._socket = self._connect(start.body["endpoint"])
+        self.sandbox.seal()
+        if "outlet" in start.fds:
+            use_outlet(start.fds.pop("outlet"))
         self.device = make_device(start)
         self.device.log, self.device.watch, self.device.unwatch = self.log, self.watch, self.unwatch
         self.device.descriptors = start.fds  # those that are left
         self.device.store, self.device.unstore = self._store, self._unstore
         self._start_device(start)
-        self._socket = self._connect(start.body["endpoint"])
         self._queues = self._make_queues()
         self._run_loop = self._choose_loop()
         self._session = Session(
@@ -297,7 +305,10 @@ class Runtime:
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = HIGH_WATER
         socket.maxmsgsize = 2 * MAX_BODY
+        socket.immediate = True  # it can be written to when there is a connection: after that, none is made any more
         socket.connect(endpoint)
+        if not socket.poll(CONNECT_DEADLINE * 1000, zmq.POLLOUT):
+            raise ConfigError(f"the core does not answer at {endpoint}")
         return socket
 
     def _map_pages(self, start: Packet) -> Pages:
