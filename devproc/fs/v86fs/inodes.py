@@ -1,9 +1,9 @@
 """What a v86fs guest refers to: inodes, by which it names files, and handles, by which it holds them open.
 
 Both are plain data in a journal that outlives the process: inodes under their numbers, handles under theirs negated.
-The protocol has no FORGET, so the table is bounded: of more than LIMIT inodes those that were not used for longest, and
-that nobody holds, are forgotten (`forgotten` is told). The guest finds them again by name, under their old numbers where
-the tree has numbers of its own.
+The protocol has no FORGET, so the table is bounded: of more than LIMIT inodes those that were not used for longest,
+and that nobody holds, are forgotten (`forgotten` is told). The guest finds them again by name, under their old numbers
+where the tree has numbers of its own.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A message is `length[4] type[1] tag[2]` and its fields; length counts all of it. A response has its request's tag and
 its type with the top bit set, and begins with a status, 0 or a Linux errno. A field is written `name:kind`: 1, 2, 4, 8
-are unsigned numbers of so many bytes, s is a string (length[2] and bytes), E a list of directory entries (count[4], each
-inode[8] kind[1] name[s]). What follows the fields of the request WRITE and of
-READ's response is data, as many bytes as their `size` says; it is left where it is.
+are unsigned numbers of so many bytes, s is a string (length[2] and bytes), E a list of directory entries (count[4],
+each inode[8] kind[1] name[s]). What follows the fields of the request WRITE and of READ's response is data, as many
+bytes as their `size` says; it is left where it is.
 
 `decode` and `encode` raise ValueError for a message that is not whole, or is longer than its fields.
 """
