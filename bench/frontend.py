@@ -22,6 +22,7 @@ from typing import Any
 import zmq
 
 from bench.driver import Driver, Transport, load_driver
+from devproc.needs import needs_of
 from native.memory import Area
 from proto.channel import ENVIRONMENT, Channel, Packet
 from proto.errors import ChannelClosed, DeadlineMissed, ProtocolError
@@ -97,6 +98,39 @@ class QueueLayout:
     area: Area = field(repr=False, default=None)  # type: ignore[assignment]
 
 
+class Outlet:
+    """A real outlet process (`devproc.outlet`) and the channel to it, whose ends outlive both sides."""
+
+    def __init__(self, targets: list[str]) -> None:
+        self.device_end, self._outlet_end = Channel.pair()
+        self._targets = targets
+        self.start()
+
+    def start(self) -> None:
+        """A process, the first or a successor."""
+        self.channel, theirs = Channel.pair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "devproc.outlet"],
+                env=os.environ | {ENVIRONMENT: str(theirs.fileno()), "PYTHONPATH": str(REPOSITORY)},
+                pass_fds=[theirs.fileno()],
+            )
+        body = {"id": "dev0.outlet", "targets": self._targets, "log_level": 10}
+        self.channel.send("START", body, {"requests": self._outlet_end.fileno()})
+
+    def kill(self) -> None:
+        """kill -9, and wait until the process is dead."""
+        self.process.kill()
+        self.process.wait()
+        self.channel.close()
+
+    def close(self) -> None:
+        """End it, and let the channel go."""
+        self.kill()
+        self.device_end.close()
+        self._outlet_end.close()
+
+
 class FrontEnd:
     """One device process and everything round it."""
 
@@ -137,6 +171,10 @@ class FrontEnd:
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = {"device": device, "properties": properties or {}, "backend": backend}
         self._lent = lent or {}
+        self.outlet: Outlet | None = None  # what connects for the device, which has no sockets
+        if targets := needs_of(device, backend, properties).targets:
+            self.outlet = Outlet(targets)
+            self._lent = {**self._lent, "outlet": self.outlet.device_end.fileno()}
         self._ram_size = ram_size
         self._seq = 0
 
@@ -215,6 +253,8 @@ class FrontEnd:
             queue.area.close()
         for segment in (self.ram, self.dirty, self.core_page, self.device_page, self.inflight):
             segment.close()
+        if self.outlet is not None:
+            self.outlet.close()
         self._context.destroy(0)
         self.folder.cleanup()
 
