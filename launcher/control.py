@@ -18,6 +18,7 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from launcher.rundir import machines, run_base
@@ -25,7 +26,7 @@ from launcher.suggest import did_you_mean
 from proto.channel import Channel
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 
-__all__ = ["choose_machine", "connect", "request"]
+__all__ = ["choose_machine", "connect", "events", "request"]
 
 ANSWER_DEADLINE = 5.0  # seconds
 
@@ -72,3 +73,19 @@ def request(channel: Channel, kind: str, **body: Any) -> dict[str, Any]:
     if answer.kind == "ERROR":
         raise ConfigError(answer.body.get("error", "refused"), hint=answer.body.get("hint", ""))
     return answer.body
+
+
+def events(channel: Channel, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+    """What happens to the machine from now on (`launcher.keeper.events`), first WATCHING; a connection that watches is
+    asked nothing else. Ends with the machine. Raises ConfigError when nothing happens for `timeout` seconds."""
+    request(channel, "WATCH")
+    yield {"name": "WATCHING", "id": ""}
+    while True:
+        try:
+            packet = channel.recv(timeout)
+        except ChannelClosed:
+            return
+        except DeadlineMissed as error:
+            raise ConfigError(f"nothing happened for {timeout} s") from error
+        packet.close()
+        yield {"name": packet.kind, "id": "", **packet.body}
