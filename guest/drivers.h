@@ -52,3 +52,33 @@ struct mailbox_result {
 bool mailbox_init(void);  // false: no such device
 // Put words in, and let interrupts take them out again.
 const struct mailbox_result *mailbox_exchange(const uint32_t *words, uint32_t count);
+
+// One request at a time to the v86fs device: begin, put its fields in order, call, get the response's.
+enum v86fs_type {
+  V86FS_MOUNT, V86FS_LOOKUP, V86FS_GETATTR, V86FS_READDIR, V86FS_OPEN, V86FS_CLOSE, V86FS_READ, V86FS_CREATE,
+  V86FS_WRITE, V86FS_MKDIR, V86FS_SETATTR, V86FS_FSYNC, V86FS_UNLINK, V86FS_RENAME, V86FS_SYMLINK, V86FS_READLINK,
+  V86FS_STATFS,
+};
+
+#define V86FS_NOTICE_MAX 600
+
+struct v86fs_notice {  // what the device pushed
+  uint32_t size;
+  uint8_t message[V86FS_NOTICE_MAX];
+};
+
+bool v86fs_init(void);  // false: no such device
+bool v86fs_there(void);
+void v86fs_begin(enum v86fs_type type);
+void v86fs_put32(uint32_t value);
+void v86fs_put64(uint64_t value);
+void v86fs_put_text(const char *text, size_t size);
+// Send it, with data behind its fields (WRITE) or with room for what comes behind the response's (READ). The status of the
+// response; below 0: there was none.
+int v86fs_call(const void *data, uint32_t data_size, void *room, uint32_t room_size);
+uint8_t v86fs_get8(void);
+uint32_t v86fs_get32(void);
+uint64_t v86fs_get64(void);
+const char *v86fs_get_text(uint32_t *size);  // not zero-terminated, and there until the next request
+bool v86fs_has_notice(void);
+const struct v86fs_notice *v86fs_notice(void);  // the oldest that was not given yet, or NULL
