@@ -23,6 +23,7 @@ from core.assembly import Machine, assemble
 from core.console import Console, open_console
 from core.events import Event, EventKind, PowerReason
 from core.link import DeviceLink
+from core.sandbox import enter as confine
 from native import Area
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed
@@ -50,6 +51,7 @@ class CoreProcess:
     def __init__(self, channel: Channel, start: Packet) -> None:
         """Put the machine together and tell the keeper READY. Raises BulkheadError when it cannot be."""
         self.channel = channel
+        report = confine(start.body.get("sandbox", {}).get("mode", "on"))
         self.context = zmq.Context()
         self.machine: Machine = assemble(start, lambda text: channel.send("STATE", {"state": text}))
         engine, board = self.machine.engine, self.machine.board
@@ -79,7 +81,7 @@ class CoreProcess:
         self._ended: tuple[str, int] | None = None
         self._event_area = Area.allocate(Event.size())
         self._event = Event(self._event_area.address)
-        channel.send("READY", {"pid": os.getpid(), "serial": self.console.location})
+        channel.send("READY", {"pid": os.getpid(), "sandbox": report, "serial": self.console.location})
 
     def _open_gdb(self, start: Packet) -> GdbServer | None:
         descriptor = start.fds.pop("gdb", None)

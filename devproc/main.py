@@ -44,7 +44,7 @@ def main() -> int:
         _say_why(channel, start, error)
         raise
     signal.signal(signal.SIGTERM, lambda *_: setattr(runtime, "stopping", True))
-    channel.send("READY", {"pid": os.getpid()})
+    channel.send("READY", {"pid": os.getpid(), "sandbox": runtime.sandbox.report()})
     try:
         runtime.run()
     except BulkheadError as error:

@@ -307,7 +307,7 @@ class Runtime:
         socket.maxmsgsize = 2 * MAX_BODY
         socket.immediate = True  # it can be written to when there is a connection: after that, none is made any more
         socket.connect(endpoint)
-        if not socket.poll(CONNECT_DEADLINE * 1000, zmq.POLLOUT):
+        if not socket.poll(int(CONNECT_DEADLINE * 1000), zmq.POLLOUT):
             raise ConfigError(f"the core does not answer at {endpoint}")
         return socket
 

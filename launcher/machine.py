@@ -69,6 +69,7 @@ class Machine:
     detach: bool = False  # live on without the client that started it
     guest: str = ""  # what people call what runs in it
     verbose: bool = False
+    sandbox: str = "on"  # or off, or require: refuse to start without all of it
     gdb: str = ""  # where the core serves gdb: PORT, HOST:PORT or a path
     gdb_wait: bool = False  # every hart is held until gdb lets it go
 

@@ -146,6 +146,14 @@ RUN_OPTIONS = (
     ),
     Option("gdb-wait", "flag", "", "with --gdb: run nothing until gdb says so", group="run"),
     Option("name", "text", "NAME", "the machine's name, for other commands (default vm1, vm2, …)", group="run"),
+    Option(
+        "sandbox",
+        "text",
+        "MODE",
+        "what processes give up: on (what this host can give), require (all, or no start), or off",
+        choices=("on", "require", "off"),
+        group="run",
+    ),
     Option("detach", "flag", "", "leave the machine running and return; `bulkhead stop` ends it", group="run"),
     Option("no-reboot", "flag", "", "end when the guest resets, instead of starting again", group="run"),
     Option(

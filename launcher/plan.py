@@ -170,6 +170,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         link=read.text("link") or "words",
         reboot=not (read.flag("no-reboot") or command),
         detach=detach,
+        sandbox=read.text("sandbox") or "on",
         guest=label,
         verbose=read.flag("verbose"),
         gdb=_gdb(read),

@@ -14,8 +14,10 @@ import signal
 import socket
 import sys
 
+from devproc.needs import needs_of_peer
 from devproc.net.backend import Peer, Word, parse_uri
 from devproc.net.offload import ETHERNET, FRAME_MAX, HEADER
+from devproc.sandbox import Sandbox
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
 
@@ -113,6 +115,9 @@ def main() -> int:
         start = channel.recv()
         if start.kind != "START":
             raise ProtocolError(f"{start.kind} instead of START", field="kind")
+        sandbox = Sandbox(start.body, needs_of_peer(start.body["backend"]))
+        sandbox.begin()
+        sandbox.seal()
         peer: Peer = parse_uri(start.body["backend"]).open()
         process = PeerProcess(channel, start.fds.pop("frames"), peer, start.body["id"])
         peer.start(process)
@@ -121,7 +126,7 @@ def main() -> int:
     except BulkheadError as error:
         channel.send("FAILED", {"error": error.message, "hint": error.hint})
         return 1
-    channel.send("READY", {"pid": os.getpid()})
+    channel.send("READY", {"pid": os.getpid(), "sandbox": sandbox.report()})
     try:
         process.run()
     except ChannelClosed:

@@ -74,6 +74,7 @@ class Member:
         self.wanted = False  # its death is an order, not a failure
         self.waits = 0.0  # seconds for which it has been waiting for its backend
         self.segments: dict[str, Segment] = {}
+        self.sandbox: dict[str, Any] | None = None  # what its process says that it has given up
         self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
         self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
 
@@ -190,6 +191,7 @@ def core_start(
         "machine": {key: value for key, value in machine.as_dict().items() if key not in ("devices", "serial")},
         "devices": devices,
         "serial": {"kind": machine.serial.kind, "path": machine.serial.path},
+        "sandbox": {"mode": machine.sandbox},
     }
     if machine.boot == "disk":
         body["machine"]["boot_sector"] = _boot_sector(machine)
@@ -251,7 +253,8 @@ def device_start(
 def peer_start(machine: Machine, member: Member, backend: str) -> dict[str, Any]:
     """Body of the START of a process behind a device."""
     level = logging.DEBUG if machine.verbose else logging.INFO
-    return {"id": member.id, "machine": machine.name, "backend": backend, "log_level": level}
+    sandbox = {"mode": machine.sandbox}
+    return {"id": member.id, "machine": machine.name, "backend": backend, "log_level": level, "sandbox": sandbox}
 
 
 # -- what people see ---------------------------------------------------------------------------------------------------
@@ -268,6 +271,7 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
         "restarts": member.restarts if member.role != "core" else None,
         "reason": f"for its backend, {member.waits:.0f} s" if member.waits else member.reason,
         "log": str(member.log),
+        "sandbox": member.sandbox if member.child else None,
     }
     if member.role != "core" and member.device is None:
         return row

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.keeper.child import Child, is_traced
+from launcher.keeper.confinement import Confinement
 from launcher.keeper.control import ControlServer
 from launcher.keeper.events import Events
 from launcher.keeper.gdb import GdbListener
@@ -103,6 +104,7 @@ class Supervisor:
         self.spares = Spares(self.loop, machine, directory.log("spare"), self.log, self._continue_if_all_dead)
         self.events = Events()
         self.traces = Traces(self)
+        self.confinement = Confinement(self)
         self.recovery = Recovery(self)
         self.hangs = Hangs(self)
         self.swaps = Swaps(self)
@@ -192,6 +194,9 @@ class Supervisor:
 
     def start_peer(self, member: Member) -> None:
         """It waits for nobody: START comes with the process."""
+        if self.confinement.owns(member):
+            self.confinement.start(member)
+            return
         self.spawn(member, PEER)
         (device,) = (device for device in self.machine.devices if self.peers.get(device.id) is member)
         assert member.child is not None
@@ -233,11 +238,14 @@ class Supervisor:
             return
         member.give()
         child = member.child
+        assert member.device is not None
+        outlet = self.confinement.lend(member.device)
         with (
             device_start(self.machine, member, self.shared, self.endpoint(member)) as (body, fds),
             child.log_descriptor() as log,
         ):
-            member.started = child.send("START", body, fds | log)
+            body["sandbox"] = self.confinement.order(member.device)
+            member.started = child.send("START", body, fds | log | outlet)
         self.loop.after(START_DEADLINE, lambda: self._check_started(member, child))
 
     def _check_started(self, member: Member, child: Child) -> None:
@@ -284,6 +292,7 @@ class Supervisor:
         return True
 
     def _core_ready(self, member: Member, packet: Packet) -> None:
+        member.sandbox = _report(packet)
         member.state = "starting guest"
         self.serial_location = packet.body.get("serial") or ""
         for device in self.devices:
@@ -366,6 +375,7 @@ class Supervisor:
             member.reason = error
 
     def _ready(self, member: Member, packet: Packet) -> None:
+        member.sandbox = _report(packet)
         if member.device is None:  # a device runs when the core has accepted its HELLO
             self.recovery.serves(member)
 
@@ -497,6 +507,7 @@ class Supervisor:
     def _release_memory(self) -> None:
         for member in self.members.values():
             member.close()
+        self.confinement.forget()
         while self.shared:
             self.shared.popitem()[1].close()
 
@@ -523,6 +534,12 @@ class Supervisor:
 
     def log(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log
+
+
+def _report(packet: Packet) -> dict[str, Any] | None:
+    """What a process says of its sandbox, if that is what it looks like; nothing depends on it."""
+    report = packet.body.get("sandbox")
+    return report if isinstance(report, dict) else None
 
 
 def _how_it_ended(status: int) -> str:

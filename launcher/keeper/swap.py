@@ -217,7 +217,7 @@ class Swap:
         member.child, member.epoch, member.device, member.lent = new.child, new.epoch, self._device, new.lent
         member.ready = member.started = True
         member.wanted, member.silent, member.young_deaths = False, 0, 0
-        member.state, member.reason = "running", ""
+        member.state, member.reason, member.sandbox = "running", "", new.sandbox
         supervisor.watch_child(member, new.child)
         devices = tuple(self._device if old.id == member.id else old for old in supervisor.machine.devices)
         supervisor.machine = dataclasses.replace(supervisor.machine, devices=devices)
