@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ __all__ = [
     "TraceRecord",
     "TraceSlot",
     "check_trace",
+    "data_words",
     "format_trace",
     "last_records",
     "set_trace_off",
@@ -279,6 +280,18 @@ class TracePoint(IntEnum):
         },
         "session of epoch {epoch}: up {up}",
     )
+    CONSOLE_OUT = (
+        21,
+        "core",
+        {"bytes": ("a", "how many the guest has sent"), "first": ("data", "the first of them")},
+        "{bytes} bytes out",
+    )
+    CONSOLE_IN = (
+        22,
+        "core",
+        {"bytes": ("a", "how many the guest is given"), "first": ("data", "the first of them")},
+        "{bytes} bytes in",
+    )
 
 
 # -- writing: machine code ---------------------------------------------------------------------------------------------
@@ -359,10 +372,15 @@ def write_trace(view: memoryview, point: TracePoint, id: int, a: int = 0, b: int
     view[where : where + 8].cast("Q")[0] = number + 1
 
 
-def text_words(text: str) -> tuple[int, int]:
-    """A name as the two words of `data`; what does not fit is cut off."""
-    first, second = struct.unpack("<QQ", text.encode()[:DATA_BYTES].ljust(DATA_BYTES, b"\0"))
+def data_words(data: bytes | memoryview) -> tuple[int, int]:
+    """Bytes as the two words of `data`; what does not fit is cut off."""
+    first, second = struct.unpack("<QQ", bytes(data[:DATA_BYTES]).ljust(DATA_BYTES, b"\0"))
     return first, second
+
+
+def text_words(text: str) -> tuple[int, int]:
+    """A name the same way."""
+    return data_words(text.encode())
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -396,7 +414,7 @@ class TraceRecord(NamedTuple):
 
 
 _POINTS = {int(point): point for point in TracePoint}
-_PLACES = {
+_PLACES: Mapping[str, Callable[[TraceRecord], Any]] = {
     "queue": lambda record: record.queue,
     "head": lambda record: record.head,
     "position": lambda record: record.position,
