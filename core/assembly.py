@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from native import Area
 from proto.channel import Packet
 from proto.errors import ConfigError, ProtocolError
 from proto.pages import PAGE_SIZE, CoreState, CoreStats, LinkMode
-from proto.trace import TRACE_SIZE
+from proto.trace import DATA_BYTES, NO_QUEUE, TRACE_SIZE, TracePoint, data_words
 
 INFLIGHT_QUEUE_SIZE = 1024  # entries a queue of the in-flight tables that the keeper makes
 PAUSE_PATIENCE = 0.02  # seconds to wait for harts to stop before time does; one that a device holds may take longer
@@ -44,6 +45,8 @@ class UartPort:
     def take(self, limit: int) -> bytes:
         """Remove up to `limit` transmitted bytes."""
         count = self._engine.uart_take(self._board, self._buffer.address, min(limit, UART_TX_RING))
+        if count:
+            self._trace(TracePoint.CONSOLE_OUT, count)
         return bytes(self._view[:count])
 
     def give(self, data: bytes) -> int:
@@ -51,7 +54,14 @@ class UartPort:
         data = data[:UART_TX_RING]
         self._view[: len(data)] = data
         accepted: int = self._engine.uart_give(self._board, self._buffer.address, len(data))
+        if accepted:
+            self._trace(TracePoint.CONSOLE_IN, accepted)
         return accepted
+
+    def _trace(self, point: TracePoint, count: int) -> None:
+        words = data_words(self._view[: min(count, DATA_BYTES)])
+        now = time.monotonic_ns()
+        self._engine.trace(self._board.trace, now, point, NO_QUEUE, 0, 0, 0, count, 0, *words)
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Supervisor:
         self._early = early or {}
         self.spares = Spares(self.loop, machine, directory.log("spare"), self.log, self._continue_if_all_dead)
         self.events = Events()
-        self.traces = Traces(self)
+        self.traces: Traces = Traces(self)
         self.confinement = Confinement(self)
         self.recovery = Recovery(self)
         self.hangs = Hangs(self)
