@@ -42,7 +42,7 @@ SERIAL_KINDS = {"stdio": False, "pty": False, "socket": True, "file": True, "non
 
 def absolute(given: Given, path: str) -> str:
     """A path as the user meant it: from the directory of the command, or of the TOML file."""
-    return os.path.normpath(given.base / Path(path).expanduser())
+    return os.path.normpath(given.base / os.path.expanduser(path))  # ~NAME that nobody has stays as it is
 
 
 def parse_memory(given: Given) -> int:
