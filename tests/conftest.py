@@ -35,6 +35,7 @@ def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     runtime = Path(tempfile.mkdtemp(prefix="bh-", dir="/tmp"))  # short: socket paths have 107 bytes
     monkeypatch.setenv(MARK, mark)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("XDG_STATE_HOME", str(runtime / ".state"))  # crash bundles
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
     segments = set(_segments())
     yield
@@ -51,6 +52,7 @@ def _wait_until_gone(mark: str, runtime: Path, segments: set[str]) -> list[str]:
         left = [f"process {pid}: {_command_line(pid)}" for pid in _marked(mark)]
         left += [str(path) for path in sorted(runtime.rglob("*")) if path.is_file() or path.is_socket()]
         left = [item for item in left if not item.endswith("/.lock")]
+        left = [item for item in left if "/.state/" not in item]
         left += [f"/dev/shm/{name}" for name in _segments() if name not in segments]
         if not left or time.monotonic() > deadline:
             return left
