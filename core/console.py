@@ -3,7 +3,8 @@
 Bytes move only as fast as both sides take them. What the guest transmits stays in the UART's ring until the sink has
 taken it, so that a slow sink slows the guest and loses nothing; what comes in is read only when the UART has room, so
 that pasting a large text stops the sender and not the guest. A socket without a client and a pseudo-terminal without
-a reader discard, as a serial line without a cable does.
+a reader discard, as a serial line without a cable does; but the next client of a socket gets the last of what was said
+before it came.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Protocol
 from proto.errors import ConfigError
 
 CHUNK = 4096  # bytes moved at a time
+MISSED = 1 << 16  # bytes kept for a socket's next client
 
 
 class SerialPort(Protocol):
@@ -66,6 +68,7 @@ class Console:
                 if not self.outgoing:
                     return
             if self.sink < 0:
+                self._discard(self.outgoing)
                 self.outgoing = b""
                 continue
             try:
@@ -74,7 +77,6 @@ class Console:
                 return
             except OSError as error:
                 self._gone(error)
-                self.outgoing = b""
                 continue
             self.outgoing = self.outgoing[written:]
 
@@ -107,6 +109,9 @@ class Console:
             return
         self.incoming = data
         self.receive()
+
+    def _discard(self, data: bytes) -> None:
+        """Nobody is there to take it."""
 
     def _gone(self, error: OSError | None) -> None:
         """The other side closed: nothing more comes in, and what goes out is discarded."""
@@ -184,6 +189,7 @@ class SocketConsole(Console):
             raise ConfigError(f"--serial socket:{path}: {reason}") from error
         os.chmod(path, 0o600)
         self.listener.listen(1)
+        self._missed = b""
 
     def interests(self) -> Iterator[tuple[int, int]]:
         if self.source < 0:
@@ -196,8 +202,13 @@ class SocketConsole(Console):
                 client, _ = self.listener.accept()
                 client.setblocking(False)
                 self.source = self.sink = client.detach()
+                self.outgoing, self._missed = self._missed + self.outgoing, b""
+                self.transmit()
             return
         super().ready(descriptor, events)
+
+    def _discard(self, data: bytes) -> None:
+        self._missed = (self._missed + data)[-MISSED:]
 
     def close(self) -> None:
         super().close()

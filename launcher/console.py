@@ -7,6 +7,7 @@ In a terminal, Ctrl-A begins a command, as in QEMU:
 
     Ctrl-A h        this help
     Ctrl-A x        quit: end the machine
+    Ctrl-A d        detach: leave the machine running (`bulkhead attach`)
     Ctrl-A Ctrl-A   send Ctrl-A to the guest
 
 With COMMAND only its output is shown, and input waits until it has begun. A pipe that ends is told to the guest as
@@ -45,6 +46,7 @@ HELP = "".join(
     for keys, meaning in (
         ("Ctrl-A h", "this help"),
         ("Ctrl-A x", "quit: end the machine"),
+        ("Ctrl-A d", "leave the machine running (of `bulkhead attach`)"),
         ("Ctrl-A Ctrl-A", "send Ctrl-A to the guest"),
         ("", "After resizing the window, run `resize` in the guest."),
     )
@@ -58,7 +60,7 @@ class Escape:
         self._pending = False
 
     def feed(self, data: bytes) -> tuple[bytes, list[str]]:
-        """What goes to the guest, and the commands found: "quit", "help"."""
+        """What goes to the guest, and the commands found: "quit", "detach", "help"."""
         through = bytearray()
         commands: list[str] = []
         for byte in data:
@@ -73,6 +75,8 @@ class Escape:
                 through.append(byte)
             elif byte in b"xX":
                 commands.append("quit")
+            elif byte in b"dD":
+                commands.append("detach")
             elif byte in b"hH?":
                 commands.append("help")
         return bytes(through), commands
@@ -167,11 +171,17 @@ class Console:
             watch(self.stdin, IN, lambda events: self._read_stdin())
         if self._to_user:
             watch(self.stdout, OUT, lambda events: self._write_stdout())
-        timeout = None if self._leave_at is None else max(0.0, self._leave_at - time.monotonic()) * 1000
-        for fd, events in poll.poll(timeout):
+        for fd, events in poll.poll(self._timeout()):
             handlers[fd](events)
         if self._leave_at is not None and time.monotonic() >= self._leave_at:
             self._abandoned = True
+
+    def _timeout(self) -> float | None:
+        """Milliseconds until something is to be done though nothing has come."""
+        limits = [limit for limit in [self.patience()] if limit is not None]
+        if self._leave_at is not None:
+            limits.append(max(0.0, self._leave_at - time.monotonic()))
+        return min(limits) * 1000 if limits else None
 
     def _takes_input(self) -> bool:
         if self.stdin is None or self.serial is None or len(self._to_guest) >= MOST_INPUT:
@@ -256,6 +266,8 @@ class Console:
             for command in commands:
                 if command == "quit":
                     self.quit("killed" if self.command is not None else "quit")
+                elif command == "detach":
+                    self.leave()
                 else:
                     self._to_user += HELP.encode() + b"\r\n"
         if data:
@@ -271,6 +283,14 @@ class Console:
             return
         self._leave_at = time.monotonic() + QUIT_DEADLINE
         self._tell("STOP", {"reason": reason})
+
+    def leave(self) -> None:
+        """Ctrl-A d: leave the machine running. This one ends with its console."""
+        self._to_user += b"\r\nthis machine ends with its console: start it with --detach, then bulkhead attach\r\n"
+
+    def patience(self) -> float | None:
+        """The longest wait, in seconds, if there is one."""
+        return None
 
     def _tell(self, kind: str, body: dict[str, Any]) -> None:
         with contextlib.suppress(ChannelClosed):

@@ -5,7 +5,7 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
 
     PS {}            → machine, phase, guest, uptime, kips, serial, processes (the rows of `bulkhead ps`)
     WATCH {}         → nothing; EVENT{name, id, time, …} packets from then on, and LOST{count} where some are missing
-    STOP {}          → nothing; end-of-file when the machine has ended and everything of it is removed
+    STOP {reason?}   → nothing; end-of-file when the machine has ended and everything of it is removed
     RESTART {id}     → epoch: of the process to come
     SWAP {id, backend?, device?, properties?}   → swap: its number; backend: what it is now
     SWAPPED {swap}   → state (done, failed, or a step on the way), error, hint, pause_ms, epoch, backend

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import sys
 import time
 from typing import Any
@@ -20,7 +21,7 @@ from launcher.exitcodes import ExitCode
 from launcher.rundir import machines
 from launcher.terminal import size
 from proto.channel import Channel
-from proto.errors import ConfigError
+from proto.errors import BulkheadError, ConfigError, DeadlineMissed
 
 __all__ = ["add_arguments", "run", "table_of", "tables"]
 
@@ -93,6 +94,9 @@ def _host_figures(pid: int | None) -> tuple[int | None, float | None]:
 def _watch(names: list[str]) -> int:
     terminal = sys.stdout.isatty()
     channels = {name: connect(name) for name in names}
+    news = [connect(name) for name in names]  # whatever happens is shown at once
+    for source in news:
+        source.send("WATCH")
     before: dict[str, dict[str, Any]] = {}
     try:
         while channels:
@@ -108,10 +112,22 @@ def _watch(names: list[str]) -> int:
                 before[name] = now
             print(("\x1b[H\x1b[J" if terminal else "") + "\n".join(parts), flush=True)
             if channels:
-                time.sleep(PERIOD)
+                select.select(news, [], [], PERIOD)
+                news = [source for source in news if _skip(source)]
     except KeyboardInterrupt:
         pass
     return ExitCode.OK
+
+
+def _skip(source: Channel) -> bool:
+    """Take what has come: it only says that it is time to look. False when there will be no more."""
+    try:
+        while True:
+            source.recv(0).close()
+    except DeadlineMissed:
+        return True
+    except BulkheadError:
+        return False
 
 
 def tables(names: list[str], columns: int | None) -> list[str]:

@@ -118,7 +118,8 @@ def _start(plan: Plan, command: list[str]) -> int:
         with started.channel:
             outcome = console.run()
         if outcome.reason == "detached":
-            print(f"machine {started.machine.name} runs; end it with: bulkhead stop --machine {started.machine.name}")
+            name = started.machine.name
+            print(f"machine {name} runs; bulkhead attach --machine {name} is its console, bulkhead stop ends it")
             return ExitCode.OK
         started.wait(outcome)
     return _conclude(outcome, bool(command))

@@ -102,6 +102,20 @@ VERBS = (
         (("bulkhead logs blk0 -f", "follow one process"),),
     ),
     Verb(
+        "attach",
+        "be the console of a machine that was started with --detach",
+        "bulkhead attach [--machine NAME]",
+        "attach:run",
+        "attach:add_arguments",
+        "Shows what the guest said meanwhile, then is its console. Ctrl-A d, the terminal's end or a signal leave the\n"
+        "machine running; Ctrl-A x ends it. As often as you like, one console at a time.",
+        (
+            ("bulkhead run --detach --name web", "start one"),
+            ("bulkhead attach --machine web", "its console"),
+        ),
+        sweeps=False,
+    ),
+    Verb(
         "stop",
         "end a machine",
         "bulkhead stop [--machine NAME]",

@@ -5,7 +5,7 @@
     DEVICE_RESTARTED  {pid, epoch, ms}                  a successor serves, so long after the death
     DEVICE_HUNG       {pid, what}                       it will be killed
     DEVICE_STUCK      {pid, what}                       it cannot be killed
-    GUEST_RESET, CLIENT_GONE, ENDING {reason}           of the whole machine: `id` is empty
+    GUEST_RESET, CLIENT_GONE, ENDING {reason, code}     of the whole machine: `id` is empty
 
 and those that other parts of the keeper publish. `time` is seconds since 1970. Nobody waits for a watcher: one that
 does not read loses events, and is told how many, LOST{count}, before the next one that it gets.

@@ -49,7 +49,7 @@ class Requests:
         return {}
 
     def _stop(self, body: dict[str, Any]) -> dict[str, Any]:
-        self._supervisor.end("stopped")
+        self._supervisor.end("quit" if body.get("reason") == "quit" else "stopped")
         return {}
 
     def _pause(self, body: dict[str, Any]) -> dict[str, Any]:

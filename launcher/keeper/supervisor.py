@@ -470,7 +470,7 @@ class Supervisor:
         if self.phase in ("ending", "ended"):
             return
         self.outcome = {"reason": reason, "code": code, **detail}
-        self.events.publish("ENDING", reason=reason)
+        self.events.publish("ENDING", reason=reason, code=code)
         self._wind_down("ending")
 
     def _wind_down(self, phase: str) -> None:
