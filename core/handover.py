@@ -68,10 +68,15 @@ class Handover:
 
         def saved(body: dict[str, Any] | None) -> None:
             self._saved = body
-            self._then("RELEASE", released) if release else released(None)
+            if release:
+                self._then("RELEASE", released)
+            else:
+                released(None)
 
-        def released(_: dict[str, Any] | None) -> None:
-            if self.epoch == epoch:
+        def released(body: dict[str, Any] | None) -> None:
+            if self.epoch == epoch and release and body is None and link.up:
+                self._report("REFUSED", "the old process does not let go")
+            elif self.epoch == epoch:
                 self._quiet = True
                 self._report("QUIET")
                 self._load()

@@ -194,7 +194,7 @@ class DeviceLink:
         self._replay(hello)
         self._release()
         self.let_go()
-        self._report("CONNECTED", {"id": self.name, "epoch": epoch})
+        self._report("CONNECTED", {"id": self.name, "epoch": epoch, "config": hello["config"]})
 
     def _answer_all(self) -> None:
         """What the process was asked, it will not answer any more."""
@@ -352,7 +352,7 @@ class DeviceLink:
         self._send("HELLO", {}, seq=message.seq, reply=True)
         self._replay(body)
         self._release()  # a new process has touched no ring that was not replayed to it
-        self._report("CONNECTED", {"id": self.name, "epoch": self.epoch})
+        self._report("CONNECTED", {"id": self.name, "epoch": self.epoch, "config": body["config"]})
 
     def _release(self) -> None:
         """Let go the harts that wait for a process to be dead, or for its successor."""

@@ -126,6 +126,9 @@ def _disk(needs: Needs, text: str, read_only: bool) -> None:
             needs.rules.append((os.path.abspath(uri.target), "read" if read_only else "write"))
         elif uri.scheme == "qcow2":
             _image(needs, uri.target, read_only, bool(values["backing"]))
+        elif uri.scheme == "mirror":
+            _disk(needs, str(values["to"]), False)
+            _disk(needs, uri.target, read_only)
         elif uri.kind.overlay:
             _overlay(needs, str(values["overlay"]), read_only, uri.kind.target == "uri")
             if uri.kind.target == "uri":

@@ -269,7 +269,7 @@ class Runtime:
         """Open what the device needs. A candidate that needs what its predecessor still holds says WAITING, and tries
         again when it hears GO; STORED packets before that bring what the predecessor has left meanwhile."""
         hint = "An image that both use is opened when the old process has closed it."
-        if not (self._candidate and self.device.starts_late):
+        if not (self._candidate and (self.device.starts_late or start.body.get("late"))):
             try:
                 self.device.start()
                 return

@@ -58,9 +58,13 @@ def options_of(verb: Verb) -> list[Word]:
 
 def _positional(verb: Verb) -> str:
     """What a verb's own argument is: processes, shells, or nothing."""
-    return {"logs": "processes", "restart": "processes", "swap": "processes", "completion": "bash zsh fish"}.get(
-        verb.name, ""
-    )
+    return {
+        "logs": "processes",
+        "restart": "processes",
+        "swap": "processes",
+        "mirror": "processes",
+        "completion": "bash zsh fish",
+    }.get(verb.name, "")
 
 
 def _machines() -> str:

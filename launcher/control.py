@@ -9,6 +9,9 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     RESTART {id}     → epoch: of the process to come
     SWAP {id, backend?, device?, properties?}   → swap: its number; backend: what it is now
     SWAPPED {swap}   → state (done, failed, or a step on the way), error, hint, pause_ms, epoch, backend
+    MIRROR {id, to, rate?, pivot?}              → as MIRRORED; joins one that is under way
+    MIRRORED {id}    → state (done, cancelled, failed, or on the way), bytes, left, copied, source, target, error, …
+    MIRROR_CANCEL {id}                          → as MIRRORED; the disk goes back to its source
     TRACE {generation?} → machine, generation, rings (id, role, device, slot, epoch), and a descriptor for reading each
     TRACE_LISTEN {endpoint, keys?, payload?}   → state: starting or running; pid: of the tap
     TRACE_SILENCE {endpoint} → nothing; the tap ends

@@ -67,7 +67,7 @@ def follow(channel: Channel, begun: dict[str, Any]) -> dict[str, Any]:
     """How a swap ended. Raises ConfigError when the machine ends, or nothing happens for too long."""
     deadline = time.monotonic() + DEADLINE
     while True:
-        outcome = request(channel, "SWAPPED", swap=begun["swap"])
+        outcome: dict[str, Any] = request(channel, "SWAPPED", swap=begun["swap"])
         if outcome["state"] in ("done", "failed"):
             return outcome
         if time.monotonic() > deadline:
@@ -80,7 +80,7 @@ def refused(id: str, row: dict[str, Any], outcome: dict[str, Any]) -> ConfigErro
     keeps = f"{id} keeps {row['backend'] or 'its old code'}"
     pause = outcome["pause_ms"]
     noticed = f"The guest saw a pause of {pause:.0f} ms." if pause else "The guest noticed nothing."
-    if row["state"] != "running":
+    if row["state"] in ("quarantined", "restarting", "stuck"):
         keeps, noticed = f"{id} stays {row['state']}", ""
     error = outcome["error"].rstrip(".")
     return ConfigError(f"{keeps}: {error}. {noticed}".rstrip(), hint=outcome["hint"])

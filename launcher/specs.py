@@ -28,6 +28,7 @@ __all__ = [
     "parse_net",
     "parse_serial",
     "parse_share",
+    "parse_size",
 ]
 
 MIB = 1 << 20
@@ -54,6 +55,14 @@ def parse_memory(given: Given) -> int:
     if not LEAST_MEMORY <= size <= MOST_MEMORY or size % 4096:
         raise ConfigError(f"{given.source} {given.value}: memory is from 1M to 1T, in pages of 4 KiB")
     return size
+
+
+def parse_size(given: Given) -> int:
+    """A number of bytes: 4k, 16M, 1G; a bare number is bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(given.value).strip().lower())
+    if match is None:
+        raise ConfigError(f"{given.source} {given.value}: not a size", hint="For example: 50M, or 1G.")
+    return int(float(match[1]) * (UNITS[match[2]] if match[2] else 1))
 
 
 def parse_serial(given: Given) -> Serial:

@@ -192,6 +192,20 @@ VERBS = (
         sweeps=False,
     ),
     Verb(
+        "mirror",
+        "copy a disk elsewhere while the guest uses it, then use the copy",
+        "bulkhead mirror ID [URI] [--rate SIZE] [--no-pivot] [--cancel] [--machine NAME] [--json]",
+        "mirroring:run",
+        "mirroring:add_arguments",
+        "A missing image is made, as large as the disk. Ctrl-C cancels: the guest stays on its old disk. If this\n"
+        "command is killed the mirror goes on, and the same command again joins it; so does ID alone.",
+        (
+            ("bulkhead mirror blk0 qcow2:new.qcow2", "change place and format"),
+            ("bulkhead mirror blk0 backup.img --no-pivot", "both stay equal until it is cancelled"),
+            ("bulkhead mirror blk0 --cancel", ""),
+        ),
+    ),
+    Verb(
         "images",
         "fetch, check or remove the Debian guest",
         "bulkhead images [--update | --verify | --clean] [--json]",

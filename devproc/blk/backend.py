@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from devproc.blk.uri import parse_uri
 from proto.errors import ConfigError
 
-__all__ = ["BlockBackend", "open_backend", "split_options"]
+__all__ = ["BlockBackend", "let_go", "open_backend", "split_options"]
 
 
 class BlockBackend(Protocol):
@@ -45,6 +45,13 @@ class BlockBackend(Protocol):
 
     def close(self) -> None:
         """Let go of everything."""
+
+
+def let_go(backend: BlockBackend) -> None:
+    """Close a backend that a successor on this host goes on with. What was written is in the host's cache, where the
+    successor finds it: nothing need be stored first, which may take long while a guest waits. Backends for which
+    closing means storing have a `let_go` of their own."""
+    getattr(backend, "let_go", backend.close)()
 
 
 _OPTIONS = frozenset({"ro"})

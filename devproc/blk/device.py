@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from devproc.blk.backend import BlockBackend, open_backend
+from devproc.blk.backend import BlockBackend, let_go, open_backend
 from devproc.blk.fast import ZEROES, Block
+from devproc.blk.mirror import Mirror
 from devproc.blk.workers import Workers
 from devproc.device import Queue, VirtioDevice
 from devproc.properties import Property
@@ -115,6 +116,7 @@ class BlockDevice(VirtioDevice):
 
     def start(self) -> None:
         self.disk = open_backend(self.backend, read_only=self.ro)
+        self._mirror()
         if self.disk.size % self.logical_block:
             raise ConfigError(
                 f"logical_block={self.logical_block}: {self.disk.size} bytes are not a whole number of such blocks",
@@ -150,18 +152,23 @@ class BlockDevice(VirtioDevice):
             self._workers.submit(self._store, _ignore)
             self._workers.wait(STOP_DEADLINE)
 
+    def _mirror(self) -> None:
+        """A disk that is being copied knows from the keeper how far that is."""
+        if isinstance(self.disk, Mirror) and "mirror" in self.descriptors:
+            self.disk.begin(self.descriptors["mirror"], lambda text: self.log(f"{self.id}: {text}", 30))
+
     def _store(self) -> None:
         if not self.disk.read_only:
             self.disk.flush()
         self.disk.close()
 
     def release(self) -> None:
-        """The image is the successor's to lock. Nothing is lost without a flush: what was written is in the host's
-        cache, and the guest's next flush goes to the same file."""
-        self.disk.close()
+        """The image is the successor's to lock, and the guest's next flush is the successor's to carry out."""
+        let_go(self.disk)
 
     def reclaim(self) -> None:
         self.disk = open_backend(self.backend, read_only=self.ro)
+        self._mirror()
         if self._block is not None and self.disk.descriptor is not None:
             self._block.fd = self.disk.descriptor
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from devproc.blk.backend import BlockBackend, open_backend
+from devproc.blk.backend import BlockBackend, let_go, open_backend
 from devproc.blk.buffers import length
 from devproc.properties import FilePath, Property, Size
 from proto.errors import BackendError, ConfigError
@@ -86,6 +86,10 @@ class Filter:
     def close(self) -> None:
         self.below.close()
 
+    def let_go(self) -> None:
+        """The successor goes on with what is below."""
+        let_go(self.below)
+
 
 def _operations(text: str) -> frozenset[str]:
     if text == "all":
@@ -131,6 +135,11 @@ class OneAtATime:
     def close(self) -> None:
         with self._lock:
             self._below.close()
+
+    def let_go(self) -> None:
+        """The successor goes on with what is below."""
+        with self._lock:
+            let_go(self._below)
 
 
 class Log(Filter):

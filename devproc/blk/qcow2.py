@@ -166,6 +166,16 @@ class Qcow2:
         if self.below is not None:
             self.below.close()
 
+    def let_go(self) -> None:
+        """As after a kill, but with no cluster left reserved."""
+        if not self._closed:
+            self._closed = True
+            if self.refcounts is not None:
+                self.refcounts.close()
+            self.store.close()
+            if self.below is not None:
+                self.below.close()
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def pieces(self, offset: int, size: int) -> Iterator[Piece]:

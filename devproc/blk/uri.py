@@ -26,7 +26,7 @@ from typing import Any
 from devproc.properties import FilePath, parse_properties, properties_of
 from proto.errors import ConfigError
 
-__all__ = ["SCHEMES", "Scheme", "Uri", "absolute", "name_overlays", "parse_uri"]
+__all__ = ["SCHEMES", "Scheme", "Uri", "absolute", "name_overlays", "parse_uri", "storage"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ SCHEMES = {
     "nbd": Scheme("nbd:Nbd", "url", "a network block device: nbd://HOST[:PORT][/EXPORT]"),
     "nbd+unix": Scheme("nbd:NbdUnix", "url", "the same on a Unix socket: nbd+unix:///[EXPORT]?socket=PATH"),
     "copy-on-read": Scheme("copy_on_read:CopyOnRead", "uri", "a snapshot that also keeps what was read", True),
+    "mirror": Scheme("mirror:Mirror", "uri", "is copied to another disk meanwhile: `bulkhead mirror`"),
     "log": Scheme("filters:Log", "uri", "writes a line a request to the device's log"),
     "delay": Scheme("filters:Delay", "uri", "requests take longer"),
     "error": Scheme("filters:Error", "uri", "requests fail"),
@@ -150,6 +151,18 @@ def name_overlays(text: str, path: str) -> str:
     if uri.kind.overlay and not given.get("overlay"):
         given["overlay"] = f"{path}.overlay"
     return str(Uri(uri.scheme, given, target))
+
+
+def storage(text: str, *, overlays: bool = True) -> frozenset[str]:
+    """The files and URLs that stand at the ends of a URI: what two processes must not have open at once if one of them
+    writes."""
+    uri = parse_uri(text)
+    found = {uri.given["overlay"]} if overlays and uri.given.get("overlay") else set()
+    if uri.scheme == "mirror":
+        found |= storage(uri.given.get("to", ""), overlays=overlays)
+    if uri.kind.target == "uri":
+        return frozenset(found | storage(uri.target, overlays=overlays))
+    return frozenset(found | {uri.target.split(",")[0]})
 
 
 def _quote(value: str) -> str:

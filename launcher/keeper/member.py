@@ -66,6 +66,8 @@ class Member:
         self.epoch = 0
         self._claimed = 0  # the last epoch given to any process
         self.candidate = False  # it is to replace another in a swap
+        self.late = False  # and needs what that one has open
+        self.config = b""  # its configuration space, as it said HELLO
         self.restarts = 0
         self.young_deaths = 0  # in a row
         self.reason = ""  # why it is in a state that is not "running"
@@ -233,6 +235,7 @@ def device_start(
         "queue_size": QUEUE_SIZE,
         "log_level": logging.DEBUG if machine.verbose else logging.INFO,
         "candidate": member.candidate,
+        "late": member.late,
     }
     segments = member.segments
     with segments["core_to_device"].read_only() as core_page:
@@ -277,7 +280,10 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
         return row
     if member.device is None:
         return row | {"instructions": core_word(shared, "instret")}
-    return row | {"device": member.device.device, "backend": member.device.describe(), **_counters(member)}
+    row |= {"device": member.device.device, "backend": member.device.describe(), **_counters(member)}
+    if member.device.device == "blk" and member.config:
+        row["size"] = int.from_bytes(member.config[:8], "little") * SECTOR
+    return row
 
 
 def _counters(member: Member) -> dict[str, int]:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from devproc.blk.uri import name_overlays
 from launcher.keeper.member import Member, core_word
 from proto.errors import ConfigError
 
@@ -86,10 +85,13 @@ class Requests:
     def _swap(self, body: dict[str, Any]) -> dict[str, Any]:
         member = self._device(body)
         assert member.device is not None
+        if self._supervisor.mirrors.busy(member.id):
+            raise ConfigError(
+                f"{member.id} is being mirrored", hint=f"Cancel that first: bulkhead mirror {member.id} --cancel"
+            )
         change = {name: body[name] for name in ("device", "backend") if body.get(name)}
         if member.device.device == "blk" and "backend" in change:
-            path = self._supervisor.directory.scratch / f"{member.id}.{member.epoch}"
-            change["backend"] = name_overlays(change["backend"], str(path))
+            change["backend"] = self._supervisor.swaps.backend(member, change["backend"])
         properties = {**member.device.properties, **body.get("properties", {})}
         device = dataclasses.replace(member.device, properties=properties, **change)
         return {"swap": self._supervisor.swaps.start(member, device).number, "backend": member.device.describe()}
@@ -99,6 +101,19 @@ class Requests:
         if swap is None:
             raise ConfigError("there is no such swap")
         return swap.result()
+
+    def _mirror(self, body: dict[str, Any]) -> dict[str, Any]:
+        to, rate, pivot = str(body.get("to", "")), int(body.get("rate", 0)), bool(body.get("pivot", True))
+        return self._supervisor.mirrors.start(self._device(body), to, rate, pivot).status()
+
+    def _mirrored(self, body: dict[str, Any]) -> dict[str, Any]:
+        mirror = self._supervisor.mirrors.find(self._device(body).id)
+        if mirror is None:
+            raise ConfigError(f"{body['id']} was not mirrored")
+        return mirror.status()
+
+    def _mirror_cancel(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._supervisor.mirrors.cancel(self._device(body)).status()
 
     def _device(self, body: dict[str, Any]) -> Member:
         """The device that a request names. Raises ConfigError."""
@@ -118,6 +133,9 @@ class Requests:
         "RESTART": _restart,
         "SWAP": _swap,
         "SWAPPED": _swapped,
+        "MIRROR": _mirror,
+        "MIRRORED": _mirrored,
+        "MIRROR_CANCEL": _mirror_cancel,
         "PAUSE": _pause,
         "CONT": _cont,
         "TRACE": lambda self, body: self._supervisor.traces.describe(body),

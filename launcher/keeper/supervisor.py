@@ -43,6 +43,7 @@ from launcher.keeper.member import (
     peer_start,
     row_of,
 )
+from launcher.keeper.mirror import Mirrors
 from launcher.keeper.network import has_peer, lay_cable, peer_name
 from launcher.keeper.pause import Pause
 from launcher.keeper.recovery import DEVICE, Recovery
@@ -108,6 +109,7 @@ class Supervisor:
         self.recovery = Recovery(self)
         self.hangs = Hangs(self)
         self.swaps = Swaps(self)
+        self.mirrors = Mirrors(self)
         self.pause = Pause(self)
         self._control = ControlServer(directory.control, self.loop, Requests(self).answer, self.events)
 
@@ -336,6 +338,7 @@ class Supervisor:
     def _connected(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
         if device is not None and device.epoch == packet.body["epoch"]:
+            device.config = packet.body.get("config", b"")
             self.recovery.serves(device)
 
     def _device_bound(self, member: Member, packet: Packet) -> None:

@@ -23,12 +23,14 @@ process was caught in the middle: what it had taken comes again.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from devproc.blk.uri import name_overlays, storage
 from launcher.keeper.child import Child
 from launcher.keeper.member import Member, peer_start
 from launcher.keeper.network import has_peer, lay_frames, peer_name
@@ -58,10 +60,18 @@ class Swap:
     """One device on its way from one process to another. `state` is a step of the order, or waiting, done, failed."""
 
     def __init__(
-        self, swaps: Swaps, number: int, member: Member, device: Device, after: Callable[[Swap], None]
+        self,
+        swaps: Swaps,
+        number: int,
+        member: Member,
+        device: Device,
+        after: Callable[[Swap], None],
+        objection: Callable[[], str],
     ) -> None:
+        """`after` is called when it is over; `objection` once the old process is quiet: why it must not be, or ""."""
         self.number = number
         self.state = "waiting"
+        self._steps: list[tuple[str, float]] = []  # of the pause: when each began
         self.error = self.hint = ""
         self.pause = 0.0  # seconds from QUIESCE to the new process's connection
         self.member = member
@@ -69,6 +79,7 @@ class Swap:
         self._supervisor = swaps.supervisor
         self._device = device
         self._after = after
+        self._objection = objection
         self._late = False  # the new one opens what it needs when the old one has let go
         self._quiet = False
         self._lost = False  # the old process is gone for good
@@ -107,6 +118,7 @@ class Swap:
         self.state = "start"
         new.candidate = True
         new.epoch = member.claim_epoch()
+        new.late = self._shares_storage()
         new.segments, new.store, new.lent = member.segments, member.store, member.lent
         if self._device.device == NETWORK and self._device.backend != member.device.backend:
             self._lay_cable()
@@ -114,6 +126,13 @@ class Swap:
         supervisor.spawn(new, DEVICE, fresh=True)
         self._tell_core("candidate", endpoint=supervisor.endpoint(new))
         self._deadline(START_DEADLINE, ("start", "ready"), f"it did not start within {START_DEADLINE:.0f} s")
+
+    def _shares_storage(self) -> bool:
+        """Would both have the same image open?"""
+        old, new = self.member.device, self._device
+        if old is None or (old.device, new.device) != ("blk", "blk"):
+            return False
+        return bool(storage(old.backend) & storage(new.backend))
 
     def _lay_cable(self) -> None:
         """A network: what is behind the new one has a process and a cable of its own."""
@@ -141,7 +160,7 @@ class Swap:
     def _quiesce(self) -> None:
         member = self.member
         self._began = time.monotonic()
-        self.state = "quiesce"
+        self._step("quiesce")
         self._tell_core("quiesce", release=self._late)
         if member.child is not None and member.state != "running":  # it starts, or hangs: it has nothing to give
             self._kill_old()
@@ -160,7 +179,11 @@ class Swap:
 
     def _old_is_quiet(self) -> None:
         self._quiet = True
-        self.state = "load"
+        self._step("load")
+        objection = self._objection()
+        if objection:
+            self.fail(objection)
+            return
         if self._late and self.new.child is not None:
             self.new.give()
             self.new.child.send("GO")
@@ -170,7 +193,7 @@ class Swap:
 
     def _fence(self) -> None:
         child = self.member.child
-        self.state = "fence"
+        self._step("fence")
         if child is None:
             self._adopt()
             return
@@ -195,7 +218,7 @@ class Swap:
     # -- 7 adopt, 8 done -------------------------------------------------------------------------------------------
 
     def _adopt(self) -> None:
-        self.state = "adopt"
+        self._step("adopt")
         self._lost = True
         if self.new.child is None:  # it died in this very moment
             self._give_up()
@@ -207,8 +230,8 @@ class Swap:
     def _finish(self) -> None:
         member, new, supervisor = self.member, self.new, self._supervisor
         assert new.child is not None and member.device is not None
-        self.pause = time.monotonic() - self._began
-        self.state = "done"
+        self._step("done")
+        self.pause = self._steps[-1][1] - self._began
         supervisor.members.pop(f"{member.id}+", None)
         other_cable = new.lent is not member.lent
         if other_cable:
@@ -216,12 +239,21 @@ class Swap:
             self._change_peer()
         member.child, member.epoch, member.device, member.lent = new.child, new.epoch, self._device, new.lent
         member.ready = member.started = True
-        member.wanted, member.silent, member.young_deaths = False, 0, 0
-        member.state, member.reason, member.sandbox = "running", "", new.sandbox
+        member.wanted, member.young_deaths = False, 0
+        member.config, member.sandbox = new.config, new.sandbox
+        supervisor.recovery.serves(member)
+        supervisor.events.publish(
+            "DEVICE_SWAPPED",
+            member.id,
+            pid=new.child.pid,
+            epoch=new.epoch,
+            backend=self._device.describe(),
+            ms=round(self.pause * 1000, 1),
+        )
         supervisor.watch_child(member, new.child)
         devices = tuple(self._device if old.id == member.id else old for old in supervisor.machine.devices)
         supervisor.machine = dataclasses.replace(supervisor.machine, devices=devices)
-        supervisor.log(f"{member.id} ({new.child.pid}) has taken over, after a pause of {self.pause * 1000:.1f} ms")
+        supervisor.log(f"{member.id} ({new.child.pid}) has taken over, after a pause of {self.pause * 1000:.1f} ms: {self._spent()}")
         if other_cable:
             self._replug(new.child)
         self._swaps.finished(self)
@@ -293,9 +325,10 @@ class Swap:
             self._check_ready()
         elif kind == "QUIET":
             self._old_is_quiet()
-        elif kind == "LOADED":
+        elif kind == "LOADED" and self.state == "load":
             self._fence()
         elif kind == "CONNECTED":
+            self.new.config = body.get("config", b"")
             self._finish()
         elif kind == "REFUSED":
             self.fail(body["error"], body.get("hint", ""))
@@ -330,6 +363,15 @@ class Swap:
             self._adopt()
         return True
 
+    def _step(self, state: str) -> None:
+        self.state = state
+        self._steps.append((state, time.monotonic()))
+
+    def _spent(self) -> str:
+        """Where the pause went, for the log and the benchmark."""
+        pairs = itertools.pairwise(self._steps)
+        return ", ".join(f"{state} {(end - begin) * 1000:.1f}" for (state, begin), (_, end) in pairs)
+
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _tell_core(self, state: str, **more: Any) -> None:
@@ -355,15 +397,33 @@ class Swaps:
         self._results: dict[int, Swap] = {}
         self._retired: dict[str, Member] = {}  # key among the members → a process that is being killed
         self._count = 0
+        disks = [device for device in supervisor.machine.devices if device.device == "blk" and device.backend]
+        self._overlays = {
+            (disk.id, storage(disk.backend, overlays=False)): str(supervisor.directory.scratch / disk.id)
+            for disk in disks
+        }
 
-    def start(self, member: Member, device: Device, after: Callable[[Swap], None] = lambda swap: None) -> Swap:
+    def backend(self, member: Member, backend: str) -> str:
+        """A disk's URI with a file for each overlay that has none: the same one for the same disk below."""
+        key = member.id, storage(backend, overlays=False)
+        number = len(self._overlays)
+        path = self._overlays.setdefault(key, str(self.supervisor.directory.scratch / f"{member.id}.{number}"))
+        return name_overlays(backend, path)
+
+    def start(
+        self,
+        member: Member,
+        device: Device,
+        after: Callable[[Swap], None] = lambda swap: None,
+        objection: Callable[[], str] = lambda: "",
+    ) -> Swap:
         """Begin to put `device` in the place of a member. Raises ConfigError when that cannot be now."""
         if member.id in self._active:
             raise ConfigError(f"{member.id} is just being swapped", hint="Try again when that is done.")
         if self.supervisor.phase != "running":
             raise ConfigError(f"{member.id} cannot be swapped now", hint="The guest must run.")
         self._count += 1
-        swap = Swap(self, self._count, member, device, after)
+        swap = Swap(self, self._count, member, device, after, objection)
         self._active[member.id] = self._results[swap.number] = swap
         self._results.pop(swap.number - KEPT_RESULTS, None)
         self._begin_if_free(swap)
