@@ -77,6 +77,8 @@ def _make(target: str, row: dict[str, Any]) -> str:
     (path,) = storage(target)
     if os.path.exists(path) or not os.path.isabs(path):
         return ""
+    if "size" not in row:
+        raise ConfigError(f"{row['id']} has not started yet", hint="Try again when it runs.")
     create(target, str(row["size"]), progress=lambda what, fraction: None)
     return path
 

@@ -51,7 +51,8 @@ LATE_DEADLINE = 5.0  # seconds for the new one to open what the old one has let 
 STOP_DEADLINE = 0.03  # seconds from SIGSTOP until all threads stand
 ADOPT_DEADLINE = 5.0  # seconds from TAKE_OVER's sending to CONNECTED
 LOOK = 0.001  # seconds between two looks whether it stands
-SPIN = 0.0003  # seconds of looking at once: mostly it stands by then
+PATIENCE = 0.003  # seconds for which the keeper waits for that itself: its timers are coarse, and it is mostly sooner
+NAP = 0.0001
 CABLE_OUT = 0.3  # seconds that a network card's link is down, so that the guest notices and renews its address
 KEPT_RESULTS = 64
 
@@ -198,9 +199,9 @@ class Swap:
             self._adopt()
             return
         child.signal(signal.SIGSTOP)
-        end = time.monotonic() + SPIN
+        end = time.monotonic() + PATIENCE
         while not child.is_stopped() and time.monotonic() < end:
-            pass
+            time.sleep(NAP)
         self._look_at_old(child, time.monotonic() + STOP_DEADLINE)
 
     def _look_at_old(self, child: Child, deadline: float) -> None:
@@ -253,7 +254,8 @@ class Swap:
         supervisor.watch_child(member, new.child)
         devices = tuple(self._device if old.id == member.id else old for old in supervisor.machine.devices)
         supervisor.machine = dataclasses.replace(supervisor.machine, devices=devices)
-        supervisor.log(f"{member.id} ({new.child.pid}) has taken over, after a pause of {self.pause * 1000:.1f} ms: {self._spent()}")
+        pause = f"{self.pause * 1000:.1f} ms: {self._spent()}"
+        supervisor.log(f"{member.id} ({new.child.pid}) has taken over, after a pause of {pause}")
         if other_cable:
             self._replug(new.child)
         self._swaps.finished(self)
