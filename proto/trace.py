@@ -45,10 +45,12 @@ __all__ = [
     "data_words",
     "format_trace",
     "last_records",
+    "pack_record",
     "set_trace_off",
     "text_words",
     "trace",
     "trace_text",
+    "unpack_records",
     "write_trace",
 ]
 
@@ -413,6 +415,18 @@ class TraceRecord(NamedTuple):
         return {name: _PLACES[place](self) for name, (place, _) in point.fields.items()}
 
 
+def pack_record(record: TraceRecord) -> bytes:
+    """A record as the slot it came from."""
+    return _SLOT.pack(*record)
+
+
+def unpack_records(data: bytes) -> list[TraceRecord]:
+    """Slots one after the other. Raises ValueError when they are not whole."""
+    if len(data) % _SLOT.size:
+        raise ValueError(f"{len(data)} bytes are no whole trace records")
+    return list(map(TraceRecord._make, _SLOT.iter_unpack(data)))
+
+
 _POINTS = {int(point): point for point in TracePoint}
 _PLACES: Mapping[str, Callable[[TraceRecord], Any]] = {
     "queue": lambda record: record.queue,
@@ -474,6 +488,11 @@ class TraceReader:
             self.missed += lost
             copied = copied[64 * lost :]
         return list(map(TraceRecord._make, _SLOT.iter_unpack(copied)))
+
+    def skip(self) -> None:
+        """Go on with what is written next; what lies between is not counted as missed."""
+        self.position = self._next[0]
+        self._hole = None
 
     def _skip_to(self, position: int) -> None:
         self.missed += position - self.position

@@ -40,7 +40,6 @@ class Rings(Protocol):
     machine: str
     rings: list[dict[str, Any]]
     ended: bool
-    error: float
 
     @property
     def missed(self) -> Mapping[str, int]: ...

@@ -14,7 +14,7 @@ from typing import Any
 from launcher.control import ANSWER_DEADLINE, connect
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed, ConfigError
-from proto.trace import TRACE_SIZE, TraceReader, TraceRecord
+from proto.trace import RECORDS, TRACE_SIZE, TraceReader, TraceRecord, last_records
 
 __all__ = ["LocalRings", "RingSet", "ask"]
 
@@ -65,6 +65,15 @@ class RingSet:
                 found.append((id, records))
         return found
 
+    def skip(self) -> None:
+        """Go on with what is written from now on; what was not read counts as not asked for."""
+        for _, _, reader in self._maps.values():
+            reader.skip()
+
+    def history(self) -> list[tuple[str, list[TraceRecord]]]:
+        """All that the rings still have, whatever was read."""
+        return [(id, last_records(view, RECORDS)) for id, (_, view, _) in self._maps.items()]
+
     def close(self) -> None:
         """Let the mappings go."""
         for area, view, reader in self._maps.values():
@@ -85,7 +94,6 @@ class LocalRings:
         self.machine = name
         self.rings: list[dict[str, Any]] = []
         self.ended = False
-        self.error = 0.0  # seconds by which its times may be wrong here
         self._ask(from_start)
 
     @property
