@@ -44,10 +44,12 @@ class Push:
         self._unwatch = unwatch
         self._mounted = mounted
         self._watches: Watches | None = None
+        self._tree: Holder | None = None
         self._moving: dict[int, bytes] = {}  # half a rename: its cookie, and the old path
 
     def begin(self, tree: Holder) -> int | None:
         """Watch a tree of the host. Returns the descriptor to be waited for, then `ready` is due."""
+        self._tree = tree
         try:
             self._watches = Watches(tree, self._changed, self._unwatched)
         except OSError as error:
@@ -57,12 +59,14 @@ class Push:
 
     def ready(self) -> None:
         """Something has changed."""
+        self._look_at_root()
         if self._watches is not None:
             self._watches.before()
             self._moving.clear()
 
     def looks(self, directory: bytes) -> None:
         """The guest is about to look at something in a directory."""
+        self._look_at_root()
         if self._watches is None:
             return
         try:
@@ -140,8 +144,19 @@ class Push:
         self._stale(event.directory)
         if event.change & Change.DELETE_SELF:
             self._stale_directory(event.directory)
-            if event.directory == ROOT and self._mounted:
-                self._notices.say(Type.UMOUNT_NOTIFY, self._mounted)
+
+    def _look_at_root(self) -> None:
+        """Has the shared directory itself been removed? inotify does not say so while it is open here."""
+        if not self._mounted or self._tree is None:
+            return
+        fd = self._tree.hold(ROOT)
+        try:
+            gone = os.fstat(fd).st_nlink == 0
+        finally:
+            os.close(fd)
+        if gone:
+            self._notices.say(Type.UMOUNT_NOTIFY, self._mounted)
+            self._mounted = b""
 
     def _unwatched(self, directory: bytes | None) -> None:
         """What happens in a directory, or (None) what has happened anywhere, is not told."""

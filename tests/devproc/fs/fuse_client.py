@@ -9,6 +9,7 @@ from ninep_client import Supervisor, request
 
 from devproc.fs import locks, nameless
 from devproc.fs.fuse import device
+from devproc.fs.fuse.counts import COUNTS_SIZE, Counts
 from devproc.fs.fuse.messages import IN_HEADER, REQUESTS, Opcode
 from devproc.fs.fuse.session import Session
 from devproc.fs.journal import Journal, make_memory
@@ -33,6 +34,7 @@ class Client:
         self.cache = cache
         self.tree = open_tree(str(directory), read_only)
         self.memory = make_memory("test")
+        self.counts = make_memory("counts", COUNTS_SIZE)
         self.supervisor = Supervisor()
         self.session = self.make_session()
         self.call(Opcode.INIT, 0, 7, 41, 65536, 0xFFFFFFFF)
@@ -44,7 +46,8 @@ class Client:
 
     def make_session(self):
         gone, locked = self.supervisor.shelf(nameless), self.supervisor.shelf(locks)
-        return Session(self.tree, Journal(self.memory), device.ANSWERS, gone, locked, self.cache)
+        counts = Counts(self.counts)
+        return Session(self.tree, Journal(self.memory), counts, device.ANSWERS, gone, locked, self.cache)
 
     def raw(self, data, room=8192):
         made, answer = request(data, room)
@@ -89,3 +92,4 @@ class Client:
         self.supervisor.close()
         self.tree.close()
         os.close(self.memory)
+        os.close(self.counts)
