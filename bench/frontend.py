@@ -217,7 +217,11 @@ class FrontEnd:
             **self._device,
             **more,
         }
-        ours.send("START", body, descriptors)
+        core_page = os.open(f"/proc/self/fd/{self.core_page.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            ours.send("START", body, descriptors | {"core_to_device": core_page})
+        finally:
+            os.close(core_page)
         message = self._await_hello()
         self.native.open_session(self.mine, self.theirs, self.epoch, self.mode)
         self._send("HELLO", {}, seq=message.seq, reply=True)
