@@ -47,6 +47,7 @@ SYSTEM = (  # read by Python, the C library and OpenSSL themselves
 )
 RESOLVER = ("/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/usr/share/libc-bin")
 CHAIN_MAX = 100  # images of one backing chain
+LUKS_MEMORY = 4 << 30  # bytes: Argon2 takes as many as the disk's header says, cryptsetup at most so many
 SHARES = frozenset({"9p", "virtiofs", "v86fs"})
 NOTHING = frozenset({"net", "rng", "mailbox"})
 
@@ -124,6 +125,10 @@ def _disk(needs: Needs, text: str, read_only: bool) -> None:
         values = uri.values()
         if uri.scheme == "file":
             needs.rules.append((os.path.abspath(uri.target), "read" if read_only else "write"))
+        elif uri.scheme == "luks":
+            needs.rules.append((os.path.abspath(str(values["secret"])), "read"))
+            needs.memory += LUKS_MEMORY
+            _disk(needs, uri.target, read_only)
         elif uri.scheme == "qcow2":
             _image(needs, uri.target, read_only, bool(values["backing"]))
         elif uri.scheme == "mirror":

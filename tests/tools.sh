@@ -4,6 +4,7 @@
 packages="
 binutils-riscv64-linux-gnu
 cpio
+cryptsetup-bin
 device-tree-compiler
 e2fsprogs
 fish

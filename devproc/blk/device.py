@@ -7,8 +7,11 @@ to (IOERR), never the device.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import struct
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from devproc.blk.backend import BlockBackend, let_go, open_backend
@@ -230,11 +233,27 @@ class BlockDevice(VirtioDevice):
         request.failed = status != BlkStatus.OK
         request.write_at(request.writable - 1, bytes([status]))
 
+    @contextlib.contextmanager
+    def _timed(self, request: Request, call: str) -> Iterator[None]:
+        """A call of the backend, for the trace."""
+        began, error = time.monotonic_ns(), 0
+        try:
+            yield
+        except OSError as caught:
+            error = caught.errno or errno.EIO
+            raise
+        except BackendError:
+            error = errno.EIO
+            raise
+        finally:
+            self.traced(request, call, time.monotonic_ns() - began, error)
+
     def _in(self, request: Request, kind: int, sector: int) -> int:
         size = request.writable - 1
         if not self._in_range(sector, size):
             return BlkStatus.IOERR
-        self.disk.preadv(request.views(0, size), sector * BLK_SECTOR_SIZE)
+        with self._timed(request, "preadv"):
+            self.disk.preadv(request.views(0, size), sector * BLK_SECTOR_SIZE)
         request.bytes_read = size
         return BlkStatus.OK
 
@@ -243,12 +262,14 @@ class BlockDevice(VirtioDevice):
         if self.disk.read_only or not self._in_range(sector, size):
             return BlkStatus.IOERR
         views = request.views_readable(_HEADER.size, size)
-        self.disk.pwritev(views, sector * BLK_SECTOR_SIZE, self._write_through())
+        with self._timed(request, "pwritev"):
+            self.disk.pwritev(views, sector * BLK_SECTOR_SIZE, self._write_through())
         request.bytes_written = size
         return BlkStatus.OK
 
     def _flush(self, request: Request, kind: int, sector: int) -> int:
-        self.disk.flush()
+        with self._timed(request, "flush"):
+            self.disk.flush()
         return BlkStatus.OK
 
     def _get_id(self, request: Request, kind: int, sector: int) -> int:

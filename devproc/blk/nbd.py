@@ -39,6 +39,8 @@ _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
 _OPT_EXPORT_NAME, _OPT_GO = 1, 7
 _REP_ACK, _REP_INFO, _REP_ERR_UNSUP, _REP_ERR = 1, 3, 0x80000001, 0x80000000
 _REFUSALS = {0x80000002: "forbids it", 0x80000005: "wants TLS", 0x80000006: "has no such export"}
+EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN = 1, 5, 12, 22, 28, 75, 95, 108
+_ERRORS = {error: error for error in (EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN)}
 _REQUEST, _REPLY = struct.Struct(">IHHQQI"), struct.Struct(">IIQ")
 
 
@@ -144,7 +146,7 @@ class _Connection:
                     pending = self._pending.get(cookie)
                 if magic != _SIMPLE_REPLY_MAGIC or pending is None:
                     break  # out of step: nothing that follows can be understood
-                pending.error = error
+                pending.error = _ERRORS.get(error, EIO) if error else 0
                 if not error and pending.size:
                     pending.data = _receive(self._sock, pending.size)
                 with self._lock:

@@ -47,6 +47,7 @@ class Scheme:
 SCHEMES = {
     "file": Scheme("file:FileBackend", "path", "a raw image or block device"),
     "qcow2": Scheme("qcow2:Qcow2", "uri", "a qcow2 image, with its backing chain"),
+    "luks": Scheme("luks:Luks", "uri", "an encrypted disk, LUKS1 or LUKS2: luks:secret=FILE:URI"),
     "snapshot": Scheme("snapshot:Snapshot", "uri", "writes go to an overlay, what is below stays as it is", True),
     "http": Scheme("http:Http", "url", "a file, or a split disk (…/blk.txt), on a web server", True),
     "https": Scheme("http:Https", "url", "the same, encrypted", True),
@@ -58,6 +59,7 @@ SCHEMES = {
     "delay": Scheme("filters:Delay", "uri", "requests take longer"),
     "error": Scheme("filters:Error", "uri", "requests fail"),
     "rate": Scheme("filters:Rate", "uri", "limits bytes and requests a second"),
+    "throttle": Scheme("filters:Rate", "uri", "the same, by QEMU's name"),
     "pause": Scheme("filters:Pause", "uri", "requests wait while a file exists"),
 }
 _SCHEME = re.compile(r"([a-z][a-z0-9+-]*):")
@@ -117,6 +119,7 @@ def parse_uri(text: str) -> Uri:
 
 
 _EXAMPLES = {name: f"{name}:disk.img" for name in SCHEMES} | {
+    "luks": "luks:secret=passphrase.txt:disk.luks",
     "http": "http://localhost:8000/disk.img",
     "https": "https://example.org/disk.img",
     "nbd": "nbd://localhost/",

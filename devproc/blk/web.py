@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import re
 import select
+import string
 import threading
 import time
 import urllib.parse
@@ -153,7 +154,7 @@ class Web:
                 return self._once(url, headers, most, check)
             except _Again as error:
                 why = str(error)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL at all
                 why = "it does not answer" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         raise BackendError(f"{urllib.parse.urlsplit(url).netloc}: {why}", errno=_ETIMEDOUT)
 
@@ -162,7 +163,9 @@ class Web:
         kept = self._take() if parts.netloc == _split(self.url).netloc else None
         connection = kept or self._connect(parts)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        target = urllib.parse.quote(target, safe=string.printable)  # a redirection may have any bytes in it
         deadline = time.monotonic() + PATIENCE * self.timeout
+        response: http.client.HTTPResponse | None = None
         try:
             connection.request("GET", target, headers={**headers, "Accept-Encoding": "identity"})
             response = connection.getresponse()
@@ -170,6 +173,8 @@ class Web:
                 raise _Again(f"the server answers {response.status} {response.reason}")
             found = check(response.status, response.headers, lambda: _body(response, most, deadline))
         except BaseException:
+            if response is not None:
+                response.close()  # it keeps a descriptor of its own when the server said that it closes
             connection.close()
             raise
         whole = response.isclosed() or response.length == 0

@@ -246,22 +246,28 @@ class _Server:
 
     def __init__(self, data: bytes) -> None:
         self._source = Source(data)
+        self._ends: list[socket.socket] = []
 
     def connect(self, host: str, port: int, timeout: float, *_: object) -> socket.socket:
         ours, theirs = socket.socketpair()
-        with theirs:
-            ours.settimeout(timeout)
-            theirs.setblocking(False)
-            with allowed(BlockingIOError):
-                theirs.send(self._source.block()[: 1 << 16])
-            theirs.shutdown(socket.SHUT_WR)
+        self._ends.append(theirs)
+        ours.settimeout(timeout)
+        theirs.setblocking(False)
+        with allowed(BlockingIOError):
+            theirs.send(self._source.block()[: 1 << 16])
+        theirs.shutdown(socket.SHUT_WR)
         return ours
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.close()
 
 
 def _http(data: bytes) -> None:
     values = {name: declared.default for name, declared in properties_of(Http).items()}
     values |= {"chunk": 4096, "ahead": 0, "retries": 0, "timeout": 1}
-    web.connect_tcp = web.connect_tls = _Server(data).connect  # type: ignore[assignment]
+    server = _Server(data)
+    web.connect_tcp = web.connect_tls = server.connect  # type: ignore[assignment]
     disk = None
     with allowed(ConfigError, BackendError):
         disk = Http("http://server/blk.txt" if data[-1:] == b"s" else "http://server/disk.img", values)
@@ -269,6 +275,7 @@ def _http(data: bytes) -> None:
         disk.preadv([memoryview(bytearray(512))], 0)
     if disk is not None:
         disk.close()
+    server.close()
 
 
 # -- nbd ---------------------------------------------------------------------------------------------------------------
@@ -304,9 +311,10 @@ class _Script:
         source = Source(data)
         self._hello, self._replies = source.block(), source.rest()
         self._asked = threading.Event()
+        self._negotiated = False
 
     def recv_into(self, view: memoryview, size: int = 0) -> int:
-        if not self._hello:
+        if not self._hello and self._negotiated:
             self._asked.wait(1)
             self._hello, self._replies = self._replies, b""
         part = self._hello[: len(view)]
@@ -319,7 +327,7 @@ class _Script:
             self._asked.set()
 
     def settimeout(self, timeout: float | None) -> None:
-        pass
+        self._negotiated = timeout is None
 
     def shutdown(self, how: int) -> None:
         self._asked.set()

@@ -1,4 +1,4 @@
-"""Fuzz targets of shared folders: whole conversations in 9P and FUSE, over a directory of the host.
+"""Fuzz targets of shared folders: whole conversations in 9P, FUSE and v86fs, over a directory of the host.
 
 An input is a run of messages, so that later ones meet what earlier ones made.
 """
@@ -17,6 +17,8 @@ from devproc.fs.fuse.messages import REQUESTS as FUSE_REQUESTS
 from devproc.fs.ninep.device import NinePDevice
 from devproc.fs.ninep.messages import REQUESTS as NINEP_REQUESTS
 from devproc.fs.ninep.messages import Type
+from devproc.fs.v86fs import messages as v86fs
+from devproc.fs.v86fs.device import V86fsDevice
 from devproc.request import Buffer, Request
 from tests.fuzz.harness import Source, Target, block, workshop
 
@@ -185,7 +187,45 @@ def _fuse(data: bytes) -> None:
     _converse(VirtioFsDevice, data)
 
 
+# -- v86fs -------------------------------------------------------------------------------------------------------------
+
+
+def _v86fs_message(kind: int, *given: object, data: bytes = b"") -> bytes:
+    values = list(given)
+    for field in v86fs.REQUESTS[v86fs.Type(kind)].split()[len(values) :]:
+        values.append(b"d" if field.endswith(":s") else 1)
+    return v86fs.encode(kind, 1, values, len(data)) + data
+
+
+def _v86fs_seeds() -> list[bytes]:
+    _device(V86fsDevice)
+    begin = (_v86fs_message(v86fs.Type.MOUNT, b""), _v86fs_message(v86fs.Type.LOOKUP, 1, b"d"))
+    talks = [_talk(*begin, _v86fs_message(kind), _v86fs_message(kind, 100)) for kind in v86fs.REQUESTS if kind < 8]
+    work = (
+        *begin,
+        _v86fs_message(v86fs.Type.READDIR, 100),
+        _v86fs_message(v86fs.Type.CREATE, 100, b"new", 0o644),
+        _v86fs_message(v86fs.Type.WRITE, 102, 0, 5, data=b"hello"),
+        _v86fs_message(v86fs.Type.OPEN, 102, 2),
+        _v86fs_message(v86fs.Type.READ, 1, 0, 100),
+        _v86fs_message(v86fs.Type.SETATTR, 102, 9, 0o600, 3),
+        _v86fs_message(v86fs.Type.RENAME, 100, b"new", 1, b"newer"),
+        _v86fs_message(v86fs.Type.UNLINK, 1, b"newer"),
+        _v86fs_message(v86fs.Type.READ, 1, 0, 100),
+        _v86fs_message(v86fs.Type.CLOSE, 1),
+        _v86fs_message(v86fs.Type.SYMLINK, 1, b"s", b".."),
+        _v86fs_message(v86fs.Type.READLINK, 103),
+        _v86fs_message(v86fs.Type.STATFS),
+    )
+    return [*talks, _talk(*work)]
+
+
+def _v86fs(data: bytes) -> None:
+    _converse(V86fsDevice, data)
+
+
 TARGETS = (
     Target("9p", "conversations in 9P2000.L (devproc.fs.ninep)", _ninep, _ninep_seeds),
     Target("fuse", "conversations in FUSE (devproc.fs.fuse)", _fuse, _fuse_seeds),
+    Target("v86fs", "conversations in v86fs (devproc.fs.v86fs)", _v86fs, _v86fs_seeds),
 )

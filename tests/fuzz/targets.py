@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from tests.fuzz import command, disk, link, network, ring, shares
+from tests.fuzz import command, disk, encrypted, link, network, ring, shares
 from tests.fuzz.harness import Target
 
 __all__ = ["TARGETS"]
 
-TARGETS: dict[str, Target] = {
-    target.name: target for module in (ring, link, disk, network, shares, command) for target in module.TARGETS
-}
+MODULES = (ring, link, disk, encrypted, network, shares, command)
+TARGETS: dict[str, Target] = {target.name: target for module in MODULES for target in module.TARGETS}
