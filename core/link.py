@@ -16,6 +16,7 @@ time is reported to the keeper, which fences it; nothing here waits.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -192,6 +193,7 @@ class DeviceLink:
         self.trace_session(epoch, True)
         self._request("TAKE_OVER", {})
         self._replay(hello)
+        self._tell_seen(hello)
         self._release()
         self.let_go()
         self._report("CONNECTED", {"id": self.name, "epoch": epoch, "config": hello["config"]})
@@ -223,6 +225,7 @@ class DeviceLink:
             if status & Status.DRIVER_OK:
                 for queue in self.port.live_queues():
                     self._start_queue(queue)
+                self._tell_rings()
             self._request("STATUS", {"status": status})
 
     def queue_written(self, queue: int, ready: bool) -> None:
@@ -237,6 +240,7 @@ class DeviceLink:
             for state in self.port.live_queues():
                 if state.index == queue:
                     self._start_queue(state)
+            self._tell_rings()
 
     def config_written(self, offset: int, size: int, value: int) -> None:
         """The driver wrote the configuration space; the hart waits for what it is now."""
@@ -247,6 +251,7 @@ class DeviceLink:
         def done(body: dict[str, Any] | None) -> None:
             if body is not None:
                 self.port.configure(body["config"], body["generation"], interrupt=False)
+                self._tell("SEEN", config=body["config"], config_generation=body["generation"])
             self.port.answer()
 
         if not self._request(
@@ -322,6 +327,7 @@ class DeviceLink:
             self.port.take_calls()
         elif message.name == "CONFIG_CHANGED":
             self.port.configure(message.body["config"], message.body["generation"], interrupt=True)
+            self._tell("SEEN", config=message.body["config"], config_generation=message.body["generation"])
         elif message.name == "LOG":
             self._report("LOG", {"id": self.name, **message.body})
         elif message.name == "ERR":
@@ -351,8 +357,22 @@ class DeviceLink:
         self.trace_session(self.epoch, True)
         self._send("HELLO", {}, seq=message.seq, reply=True)
         self._replay(body)
+        self._tell_seen(body)
         self._release()  # a new process has touched no ring that was not replayed to it
         self._report("CONNECTED", {"id": self.name, "epoch": self.epoch, "config": body["config"]})
+
+    def _tell_seen(self, hello: dict[str, Any]) -> None:
+        """Tell the keeper what the guest takes the device for, as a stand-in would have to be."""
+        names = ("device_id", "queues", "features", "config", "config_generation", "mmio_size")
+        self._tell("SEEN", **{name: hello[name] for name in names if name in hello})
+
+    def _tell_rings(self) -> None:
+        """Tell the keeper where the queues are, which a dead process cannot be asked."""
+        queues = [dataclasses.asdict(queue) for queue in self.port.live_queues()]
+        self._tell("RINGS", queues=queues)
+
+    def _tell(self, kind: str, **body: Any) -> None:
+        self._report(kind, {"id": self.name, "epoch": self.epoch, **body})
 
     def _release(self) -> None:
         """Let go the harts that wait for a process to be dead, or for its successor."""

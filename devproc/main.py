@@ -44,7 +44,7 @@ def main() -> int:
         _say_why(channel, start, error)
         raise
     signal.signal(signal.SIGTERM, lambda *_: setattr(runtime, "stopping", True))
-    channel.send("READY", {"pid": os.getpid(), "sandbox": runtime.sandbox.report()})
+    channel.send("READY", {"passive": runtime.passive(), "pid": os.getpid(), "sandbox": runtime.sandbox.report()})
     try:
         runtime.run()
     except BulkheadError as error:
@@ -90,7 +90,7 @@ def _say_why(channel: Channel, start: Packet, error: Exception) -> None:
     from devproc.registry import explain
 
     with contextlib.suppress(ChannelClosed):
-        channel.send("FAILED", {"error": explain(start.body["device"], error), "hint": ""})
+        channel.send("FAILED", {"error": explain(start.body["device"], error), "hint": "", "crash": True})
 
 
 def _begin(channel: Channel, start):  # type: ignore[no-untyped-def]

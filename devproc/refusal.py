@@ -62,6 +62,17 @@ def _fuse(request: Request) -> None:
         _whole(request, _FUSE_ANSWER.pack(_FUSE_ANSWER.size, -errno.EIO, unique))
 
 
+def _v86fs(request: Request) -> None:
+    """The request's response, failed."""
+    from devproc.fs.v86fs.messages import HEADER, REQUESTS, encode_error, encode_response
+
+    head = _first(request, HEADER.size)
+    if len(head) == HEADER.size:
+        _, kind, tag = HEADER.unpack(head)
+        known = kind in REQUESTS
+        _whole(request, encode_response(kind, tag, errno.EIO) if known else encode_error(tag, errno.EIO))
+
+
 def _first(request: Request, size: int) -> bytes:
     """The first readable bytes, whatever was read before."""
     return b"".join(request.views_readable(0, min(size, request.readable)))
@@ -79,4 +90,5 @@ _ANSWERS: dict[int, Callable[[Request], None]] = {
     DeviceId.NET: _net,
     DeviceId.NINEP: _ninep,
     DeviceId.FS: _fuse,
+    DeviceId.V86FS: _v86fs,
 }

@@ -50,8 +50,12 @@ def load_class(spec: str) -> type[Device]:
 
 
 def make_device(start: Packet) -> Device:
-    """The device a START packet asks for. Raises ConfigError."""
+    """The device a START packet asks for, or what stands in for it. Raises ConfigError."""
     body = start.body
+    if "standin" in body:
+        from devproc.standin import make_standin
+
+        return make_standin(body["id"], body["standin"])
     cls = load_class(body["device"])
     return cls(body["id"], body.get("properties", {}), backend=body.get("backend") or "", owner=body["device"])
 

@@ -111,6 +111,11 @@ class Runtime:
             if self._session.refused is not None:
                 raise ConfigError(f"the core refused {self.device.id}: {self._session.refused}")
 
+    def passive(self) -> list[int]:
+        """The queues whose buffers wait for something to come; a stand-in leaves them alone."""
+        queues = self.device.queues if isinstance(self.device, VirtioDevice) else ()
+        return [index for index, queue in enumerate(queues) if queue.passive or queue.on_demand]
+
     def watch(self, fd: int, ready: Callable[[], None], events: int = select.POLLIN) -> None:
         """Call `ready` whenever one of `events` is true of the descriptor; what it was watched for before is
         forgotten."""

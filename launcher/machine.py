@@ -42,6 +42,9 @@ class Device:
     mmio_size: int = 0  # bytes of registers, of a device that is not virtio
     compatible: str = ""  # the device tree's word for it
     capture: str = ""  # of a network: the pcap file
+    on_crash: str = "restart"  # or quarantine, pause, stop
+    crashes: int = 5  # so many of them, 0: any number, …
+    seconds: float = 10.0  # … within so many seconds are too many: quarantine
 
     def describe(self) -> str:
         """One line for people."""

@@ -31,6 +31,7 @@ from launcher.specs import (
     parse_net,
     parse_serial,
     parse_share,
+    take_policy,
 )
 from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
@@ -360,6 +361,7 @@ def _devices(
                 seen.get("compatible", ""),
             )
         )
+    devices = [dataclasses.replace(device, **take_policy(device.properties)) for device in devices]
     virtio = sum(device.kind == "virtio" for device in devices)
     if virtio > VIRTIO_SLOTS:
         raise ConfigError(f"{virtio} virtio devices; the board has {VIRTIO_SLOTS} slots")

@@ -150,6 +150,11 @@ class _RunConsole(Console):
             if self._progress is not None:
                 self._progress.clear()
             self._announce(packet.body)
+        elif packet.kind == "CRASH" and self._talks:
+            show.line(sys.stderr, packet.body["text"], self._line_end())
+
+    def _line_end(self) -> str:
+        return "\r\n" if self.terminal is not None and self.terminal.raw else "\n"
 
     def _announce(self, body: dict[str, Any]) -> None:
         if self._machine.detach:
@@ -159,7 +164,7 @@ class _RunConsole(Console):
             if self.serial is None and self._machine.serial.kind in ("pty", "socket"):
                 print(f"serial line: {body['serial']}", file=sys.stderr)
             return
-        end = "\r\n" if self.terminal is not None and self.terminal.raw else "\n"
+        end = self._line_end()
         show.line(sys.stderr, show.process_line(self._keeper_pid, body["processes"]), end)
         if self.serial is None:
             where = body["serial"] or self._machine.serial.kind

@@ -29,6 +29,7 @@ __all__ = [
     "parse_serial",
     "parse_share",
     "parse_size",
+    "take_policy",
 ]
 
 MIB = 1 << 20
@@ -114,7 +115,7 @@ def parse_net(given: Given, known: Collection[str]) -> Card:
     mine: dict[str, Any] = {}
     others = [head]
     for key, value in pairs:
-        if key in known or key in ("id", "pcap", "ip", "gateway"):
+        if key in known or key in ("id", "pcap", "ip", "gateway", *POLICY):
             mine[key] = value
         else:
             others.append(f"{key}={value}")
@@ -251,6 +252,31 @@ def _split(given: Given) -> tuple[str, dict[str, Any]]:
             raise ConfigError(f"{given.source} {given.value}: an empty property between commas")
         properties[key] = value if equals else "on"
     return parts[0], properties
+
+
+ON_CRASH = ("restart", "quarantine", "pause", "stop")
+POLICY = ("on-crash", "crash-limit")  # what every device takes besides its own properties
+LIMIT = re.compile(r"(\d{1,4})/(\d{1,5}(?:\.\d+)?)")
+
+
+def take_policy(properties: dict[str, Any]) -> dict[str, Any]:
+    """`on-crash=` and `crash-limit=N/SECONDS` out of a device's properties, as fields of `Device`."""
+    policy: dict[str, Any] = {}
+    if "on-crash" in properties:
+        what = properties.pop("on-crash")
+        if what not in ON_CRASH:
+            hint = f"There are {', '.join(ON_CRASH)}."
+            raise ConfigError(f"on-crash={what}: no such thing{did_you_mean(str(what), ON_CRASH)}", hint=hint)
+        policy["on_crash"] = what
+    if "crash-limit" in properties:
+        text = str(properties.pop("crash-limit"))
+        match = LIMIT.fullmatch("0/1" if text in ("off", "False") else text)
+        if match is None or float(match[2]) <= 0:
+            raise ConfigError(
+                f"crash-limit={text}: not a limit", hint="For example 5/10: five crashes within ten seconds; or off."
+            )
+        policy["crashes"], policy["seconds"] = int(match[1]), float(match[2])
+    return policy
 
 
 def _take_id(given: Given, properties: dict[str, Any]) -> str | None:

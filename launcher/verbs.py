@@ -124,6 +124,17 @@ VERBS = (
         "Like pulling the plug: the guest is not asked. Returns when everything of the machine is gone.",
     ),
     Verb(
+        "crashes",
+        "list, show or remove what crashes of devices have left",
+        "bulkhead crashes [ID] [--machine NAME] [--json] [--clean]",
+        "crashes:run",
+        "crashes:add_arguments",
+        "Each crash leaves a bundle: what died and how, what it had in flight, its log, its last trace records.\n"
+        "ID is a bundle's name or the end of one, or `last`. They are in $XDG_STATE_HOME/bulkhead/crashes.",
+        (("bulkhead crashes", "a table"), ("bulkhead crashes last", "the latest one, in full")),
+        sweeps=False,
+    ),
+    Verb(
         "pause",
         "have the guest stand still",
         "bulkhead pause [--machine NAME]",

@@ -52,7 +52,12 @@ class Recovery:
         member.state = "restarting"
         if not ordered:
             supervisor.events.publish(
-                "DEVICE_DIED", member.id, epoch=member.epoch, what=member.reason, restarts=member.restarts
+                "DEVICE_DIED",
+                member.id,
+                epoch=member.epoch,
+                what=member.reason,
+                restarts=member.restarts,
+                bundle=supervisor.quarantine.bundle(member),
             )
         delay = self.decide(member)
         if delay is None:
@@ -65,7 +70,7 @@ class Recovery:
     def decide(self, member: Member) -> float | None:
         """Seconds until the successor of a device that has just died; None: there is none until somebody calls
         `succeed`."""
-        return backoff(member.young_deaths)
+        return self._supervisor.quarantine.decide(member, backoff(member.young_deaths))
 
     def succeed(self, member: Member, *, fresh: bool = False) -> None:
         """Start the next epoch now, unless somebody has. `fresh`: of code as it is on the disk now."""
@@ -83,9 +88,9 @@ class Recovery:
 
     def serves(self, member: Member) -> None:
         """A member's process has said, or the core of it, that it serves: perhaps once more."""
-        if member.state == "running":
+        if member.state in ("running", "quarantined"):
             return
-        member.state, member.reason = "running", ""
+        member.state, member.reason = self._supervisor.quarantine.state_of(member)
         died = self._died.pop(member.id, None)
         pid = member.child.pid if member.child is not None else None
         publish = self._supervisor.events.publish

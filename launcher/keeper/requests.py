@@ -57,6 +57,7 @@ class Requests:
 
     def _cont(self, body: dict[str, Any]) -> dict[str, Any]:
         self._supervisor.pause.resume()
+        self._supervisor.quarantine.release_all()
         return {}
 
     def _restart(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +72,8 @@ class Requests:
                 f"{member.id} cannot be restarted {'' if member is self._supervisor.core else 'now'}".rstrip(),
                 hint="The guest lives in the core: `bulkhead stop` ends it." if member is self._supervisor.core else "",
             )
+        if self._supervisor.quarantine.release(member):
+            return {"epoch": member.epoch}
         child = member.child
         if child is None:
             return {"epoch": member.epoch + 1}  # on its way

@@ -46,6 +46,7 @@ from launcher.keeper.member import (
 from launcher.keeper.mirror import Mirrors
 from launcher.keeper.network import has_peer, lay_cable, peer_name
 from launcher.keeper.pause import Pause
+from launcher.keeper.quarantine import Quarantine
 from launcher.keeper.recovery import DEVICE, Recovery
 from launcher.keeper.requests import Requests
 from launcher.keeper.segments import Segment
@@ -111,7 +112,9 @@ class Supervisor:
         self.swaps = Swaps(self)
         self.mirrors = Mirrors(self)
         self.pause = Pause(self)
-        self._control = ControlServer(directory.control, self.loop, Requests(self).answer, self.events)
+        self.quarantine = Quarantine(self)
+        self._requests = Requests(self)
+        self._control = ControlServer(directory.control, self.loop, self._requests.answer, self.events)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -174,12 +177,17 @@ class Supervisor:
             with contextlib.suppress(ChannelClosed, BlockingIOError):
                 self.client.send(kind, body)
 
+    def tell_client(self, kind: str, **body: Any) -> None:
+        """Say something to the command that started the machine, if it is still there."""
+        self._tell(kind, **body)
+
     # -- starting --------------------------------------------------------------------------------------------------
 
     def _start_machine(self) -> None:
         """Make memory and start every process; the core comes first, and the devices once it listens."""
         self.resetting = False
         self.pause.begin_anew()
+        self.quarantine.begin_anew()
         self.shared = make_machine_memory(self.machine)
         for member in self.devices:
             make_device_memory(member, self.machine)
@@ -247,6 +255,7 @@ class Supervisor:
             child.log_descriptor() as log,
         ):
             body["sandbox"] = self.confinement.order(member.device)
+            body.update(self.quarantine.start_body(member))
             member.started = child.send("START", body, fds | log | outlet)
         self.loop.after(START_DEADLINE, lambda: self._check_started(member, child))
 
@@ -341,6 +350,11 @@ class Supervisor:
             device.config = packet.body.get("config", b"")
             self.recovery.serves(device)
 
+    def _seen(self, member: Member, packet: Packet) -> None:
+        device = self.members.get(packet.body["id"])
+        if device is not None:
+            (self.quarantine.seen if packet.kind == "SEEN" else self.quarantine.rings)(device, packet.body)
+
     def _device_bound(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
         if device is not None and device.epoch == packet.body["epoch"]:
@@ -372,13 +386,15 @@ class Supervisor:
     def _failed(self, member: Member, packet: Packet) -> None:
         error, hint = packet.body.get("error", "failed"), packet.body.get("hint", "")
         self.log(f"{member.id} failed: {error}")
+        self.quarantine.failed(member, packet.body)
         if self.phase == "starting":
             self.end("error", error=error, hint=hint, process=member.id)
         elif self.phase == "running":
             member.reason = error
 
     def _ready(self, member: Member, packet: Packet) -> None:
-        member.sandbox = _report(packet)
+        self.quarantine.ready(member, packet.body)
+        member.sandbox = report_of(packet.body)
         if member.device is None:  # a device runs when the core has accepted its HELLO
             self.recovery.serves(member)
 
@@ -409,6 +425,8 @@ class Supervisor:
         "EXIT": _core_exit,
         "FAILED": _failed,
         "CONNECTED": _connected,
+        "SEEN": _seen,
+        "RINGS": _seen,
         "DEVICE_READY": _device_bound,
         "REFUSED": _refused,
         "OVERDUE": _overdue,
@@ -447,6 +465,7 @@ class Supervisor:
             hint = _tail(child.log)
             self.end("error", error=f"{member.id} {what} while starting", hint=hint, process=member.id)
         elif not self.swaps.died(member, what):
+            self.quarantine.died(member, child, status, what, lived)
             self.recovery.restart(member, lived, what)
 
     def _core_died(self, status: int, what: str) -> None:
