@@ -21,6 +21,7 @@ BENCHMARKS = {
     "mips": "speed of the interpreter",
     "boot": "from the command to a prompt",
     "ring": "block requests at the ring",
+    "fs_ring": "requests of a shared folder at the ring",
     "trips": "notifications and MMIO round trips",
     "disk": "block requests from inside a guest",
     "net": "the network from inside a guest",

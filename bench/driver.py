@@ -46,7 +46,7 @@ from proto.pages import (
 from proto.ring import Avail, Used
 from proto.virtio import AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
 
-__all__ = ["Driver", "Stop", "Transport", "load_driver"]
+__all__ = ["Driver", "Stop", "Transport", "load_driver", "looks", "sleep_on_eventfd"]
 
 SLOT_HEADERS = 32  # bytes a slot's header and status take
 
@@ -209,7 +209,7 @@ def _reap(driver: Driver) -> bool:
 
 
 @fn
-def _looks(driver: Driver) -> bool:
+def looks(driver: Driver) -> bool:
     """Spin until something is used, for at most `spin` ns."""
     if driver.spin == 0:
         return False
@@ -237,7 +237,7 @@ def run(driver: Driver) -> u32:
             return Stop.KICK
         if driver.done == driver.total:
             return Stop.DONE
-        if _reap(driver) or _looks(driver):
+        if _reap(driver) or looks(driver):
             continue
         if not ask_interrupt(driver):
             refuse_interrupts(driver)
@@ -252,12 +252,12 @@ def run(driver: Driver) -> u32:
             core_wakes(mine)
         else:
             driver.sleeps = driver.sleeps + 1
-            _sleep_on_eventfd(driver)
+            sleep_on_eventfd(driver)
         refuse_interrupts(driver)
 
 
 @fn
-def _sleep_on_eventfd(driver: Driver) -> None:
+def sleep_on_eventfd(driver: Driver) -> None:
     entry = local(PollFd)
     entry.fd = u32(driver.call_fd)
     entry.events = 1

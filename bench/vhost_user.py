@@ -1,5 +1,5 @@
-"""A small vhost-user front end: enough of the specification to drive `qemu-storage-daemon` with the driver of
-`bench.driver`."""
+"""A small vhost-user front end: enough of the specification to drive `qemu-storage-daemon` and `virtiofsd` with the
+driver of `bench.driver`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.driver import Driver, Transport
 from bench.frontend import GPA, Segment
 from native.memory import Area
 
-__all__ = ["StorageDaemon"]
+__all__ = ["BackEnd", "StorageDaemon", "VirtioFsDaemon"]
 
 USER = 0x7F00_0000_0000  # the front end's address of RAM, as the back end is told
 SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 2, 3, 5
@@ -26,21 +27,14 @@ PROTOCOL_F_CONFIG = 1 << 9
 DEADLINE = 10.0
 
 
-class StorageDaemon:
-    """qemu-storage-daemon exporting one raw image as vhost-user-blk, and one queue of it being driven."""
+class BackEnd:
+    """A vhost-user back end in a process of its own, and one queue of it being driven."""
 
-    def __init__(self, image: str, *, aio: str = "io_uring", ram_size: int = 32 << 20) -> None:
+    def __init__(self, command: Callable[[str], list[str]], ram_size: int = 32 << 20) -> None:
+        """`command` makes the command line for the path of a socket."""
         self.folder = tempfile.TemporaryDirectory(prefix="bulkhead-")
         path = f"{self.folder.name}/vhost"
-        self.process = subprocess.Popen(
-            [
-                "qemu-storage-daemon",
-                "--blockdev",
-                f"driver=file,node-name=disk,filename={image},aio={aio},cache.direct=off",
-                "--export",
-                f"type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path={path}",
-            ]
-        )
+        self.process = subprocess.Popen(command(path), stderr=subprocess.DEVNULL)
         self.ram = Segment("ram", ram_size)
         self.kick, self.call = os.eventfd(0), os.eventfd(0, os.EFD_NONBLOCK)
         self._socket = socket.socket(socket.AF_UNIX)
@@ -49,20 +43,20 @@ class StorageDaemon:
         self._negotiate(ram_size)
         self._area = Area.allocate(Driver.size())
 
-    def add_queue(self, num: int = 256, at: int = 0) -> Driver:
-        """Lay queue 0 out at offset `at` of RAM and start it."""
+    def add_queue(self, num: int = 256, at: int = 0, index: int = 0) -> Driver:
+        """Lay a queue out at offset `at` of RAM and start it."""
         driver = Driver(self._area.address, self._area)
         host = self.ram.area.address + at
         driver.num, driver.event_idx, driver.transport = num, 1, Transport.EVENTFD
         driver.desc, driver.avail, driver.used = host, host + 0x8000, host + 0xA000
         driver.kick_fd, driver.call_fd = self.kick, self.call
-        self._send(SET_VRING_NUM, struct.pack("<II", 0, num))
-        self._send(SET_VRING_BASE, struct.pack("<II", 0, 0))
-        rings = struct.pack("<IIQQQQ", 0, 0, USER + at, USER + at + 0xA000, USER + at + 0x8000, 0)
+        self._send(SET_VRING_NUM, struct.pack("<II", index, num))
+        self._send(SET_VRING_BASE, struct.pack("<II", index, 0))
+        rings = struct.pack("<IIQQQQ", index, 0, USER + at, USER + at + 0xA000, USER + at + 0x8000, 0)
         self._send(SET_VRING_ADDR, rings)
-        self._send(SET_VRING_CALL, struct.pack("<Q", 0), [self.call])
-        self._send(SET_VRING_KICK, struct.pack("<Q", 0), [self.kick])
-        self._send(SET_VRING_ENABLE, struct.pack("<II", 0, 1))
+        self._send(SET_VRING_CALL, struct.pack("<Q", index), [self.call])
+        self._send(SET_VRING_KICK, struct.pack("<Q", index), [self.kick])
+        self._send(SET_VRING_ENABLE, struct.pack("<II", index, 1))
         self._ask(GET_FEATURES)  # answered after everything before it was done
         return driver
 
@@ -107,7 +101,24 @@ class StorageDaemon:
         while len(data) < 20:
             part = self._socket.recv(20 - len(data))
             if not part:
-                raise ConnectionError("qemu-storage-daemon went away")
+                raise ConnectionError("the back end went away")
             data += part
         value: int = struct.unpack_from("<Q", data, 12)[0]
         return value
+
+
+class StorageDaemon(BackEnd):
+    """qemu-storage-daemon exporting one raw image as vhost-user-blk."""
+
+    def __init__(self, image: str, *, aio: str = "io_uring", ram_size: int = 32 << 20) -> None:
+        file = f"driver=file,node-name=disk,filename={image},aio={aio},cache.direct=off"
+        export = "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="
+        super().__init__(lambda path: ["qemu-storage-daemon", "--blockdev", file, "--export", export + path], ram_size)
+
+
+class VirtioFsDaemon(BackEnd):
+    """QEMU's virtiofsd sharing one directory; `options` are its own (-o)."""
+
+    def __init__(self, program: str, directory: str, *options: str, ram_size: int = 32 << 20) -> None:
+        given = ",".join([f"source={directory}", *options])
+        super().__init__(lambda path: [program, f"--socket-path={path}", "-f", "-o", given], ram_size)

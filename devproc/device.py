@@ -169,6 +169,7 @@ class VirtioDevice(Device):
         self.config: Any = self.Config(self._config_area.address) if self.Config and self._config_area else None
         self.config_changed: Callable[[], None] = lambda: None
         self.want: Callable[[int, bool], None] = lambda queue, wanted: None  # of a queue that is served on demand
+        self.native_pop: Callable[[Any, Any], int] | None = None  # in place of `ring_pop`, from a machine-code loop
         self.posted: Callable[[int], bool] = lambda queue: False  # has the driver put something there?
 
     def handle(self, request: Request) -> None:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from devproc.blk.fast import block_loop
+from devproc.fs.fuse.fast import fuse_index, fuse_loop, fuse_pop
 from devproc.loop import account, call, flush_and_call, pop_now, put_now, wait_for_work
 from devproc.net.fast import net_loop
 from native import Unit
@@ -35,6 +36,9 @@ EXPORTS: list[Any] = [
     call,
     call_again,
     flush_and_call,
+    fuse_index,
+    fuse_loop,
+    fuse_pop,
     mmio_begin,
     mmio_end,
     net_loop,

@@ -241,10 +241,11 @@ class Queues:
         self._area.close()
 
     def _work_one(self, ring: Ring) -> None:
+        pop = self._device.native_pop or self._engine.pop_now
         for _ in range(BATCH):
             if ring.parked:
                 break
-            found = self._engine.pop_now(ring, self.chain)
+            found = pop(ring, self.chain)
             if found == Pop.BROKEN:
                 self.report_broken()
                 break

@@ -13,6 +13,7 @@ MACHINE: Final = os.uname().machine
 _NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
     "READ": (0, 63),
     "WRITE": (1, 64),
+    "CLOSE": (3, 57),
     "PREAD64": (17, 67),
     "PWRITE64": (18, 68),
     "READV": (19, 65),
@@ -24,6 +25,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
     "FSYNC": (74, 82),
     "FDATASYNC": (75, 83),
     "GETTID": (186, 178),
+    "GETXATTR": (191, 8),
     "FUTEX": (202, 98),
     "FALLOCATE": (285, 47),
     "PREADV": (295, 69),
@@ -31,6 +33,8 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
     "GETRANDOM": (318, 278),
     "PREADV2": (327, 286),
     "PWRITEV2": (328, 287),
+    "STATX": (332, 291),
+    "OPENAT2": (437, 437),
 }
 
 
@@ -41,6 +45,7 @@ def _number(name: str) -> int:
 
 READ: Final = _number("READ")
 WRITE: Final = _number("WRITE")
+CLOSE: Final = _number("CLOSE")
 PREAD64: Final = _number("PREAD64")
 PWRITE64: Final = _number("PWRITE64")
 READV: Final = _number("READV")
@@ -52,6 +57,7 @@ RECVFROM: Final = _number("RECVFROM")
 FSYNC: Final = _number("FSYNC")
 FDATASYNC: Final = _number("FDATASYNC")
 GETTID: Final = _number("GETTID")
+GETXATTR: Final = _number("GETXATTR")
 FUTEX: Final = _number("FUTEX")
 FALLOCATE: Final = _number("FALLOCATE")
 PREADV: Final = _number("PREADV")
@@ -59,6 +65,8 @@ PWRITEV: Final = _number("PWRITEV")
 GETRANDOM: Final = _number("GETRANDOM")
 PREADV2: Final = _number("PREADV2")
 PWRITEV2: Final = _number("PWRITEV2")
+STATX: Final = _number("STATX")
+OPENAT2: Final = _number("OPENAT2")
 
 FUTEX_WAIT: Final = 0
 FUTEX_WAKE: Final = 1
@@ -70,6 +78,7 @@ EINTR: Final = 4
 EAGAIN: Final = 11
 EFAULT: Final = 14
 EINVAL: Final = 22
+ENODATA: Final = 61
 ETIMEDOUT: Final = 110
 EOPNOTSUPP: Final = 95
 EWOULDBLOCK: Final = EAGAIN

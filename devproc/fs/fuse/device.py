@@ -6,13 +6,17 @@ Nodes and handles of the session are kept in memory that the supervisor holds, s
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from devproc.device import Queue, VirtioDevice
 from devproc.fs import locks as held
 from devproc.fs import nameless
 from devproc.fs.fuse import attributes, connection, directories, files, locks, names
+from devproc.fs.fuse.counts import COUNTS_SIZE, Counts
+from devproc.fs.fuse.known import NativeTables
 from devproc.fs.fuse.session import Session, collect
-from devproc.fs.journal import kept_journal
+from devproc.fs.journal import kept_journal, kept_memory
 from devproc.fs.share import check_tag, open_tree
 from devproc.fs.shelf import Shelf
 from devproc.fs.waiting import Alarm, Waiting
@@ -23,6 +27,8 @@ from proto.virtio import DeviceId
 
 __all__ = ["VirtioFsDevice"]
 
+SERVICE_NS = 1_000_000  # a busy device looks at its messages this often
+COUNTS = "counts"  # the descriptor's name with the supervisor
 JOURNAL = "nodes"  # the descriptor's name with the supervisor
 ANSWERS = collect(attributes, connection, directories, files, locks, names)
 
@@ -39,7 +45,6 @@ class VirtioFsDevice(VirtioDevice):
 
     device_id = DeviceId.FS
     waits = True
-    waits = True
     queues = (Queue("hiprio", size=128), Queue("requests", size=1024))
     Config = FsConfig
 
@@ -55,7 +60,10 @@ class VirtioFsDevice(VirtioDevice):
         self._tree = open_tree(self.backend, self.ro, self)
         journal = kept_journal(self, JOURNAL)
         gone, locked = Shelf.of(self, nameless.PREFIX, nameless.LIMIT), Shelf.of(self, held.PREFIX, held.LIMIT)
-        self._session = Session(self._tree, journal, ANSWERS, gone, locked, self.cache)
+        memory = kept_memory(self, COUNTS, COUNTS_SIZE)
+        counts = Counts(memory)
+        os.close(memory)
+        self._session = Session(self._tree, journal, counts, ANSWERS, gone, locked, self.cache)
         self._alarm = Alarm()
         self._session.waiting = Waiting(self._alarm.switch)
         self.watch(self._alarm.fd, self._ring)
@@ -71,6 +79,12 @@ class VirtioFsDevice(VirtioDevice):
     def _ring(self) -> None:
         self._alarm.heard()
         self._session.waiting.look()
+
+    def native_loop(self, engine: Any, queues: Any) -> Callable[[], int]:
+        loop, tables = queues.loop, NativeTables(engine, queues.chain.address, self._tree.hold(b""), self.cache)
+        self._session.nodes.use(tables)
+        self.native_pop = lambda ring, chain: engine.fuse_pop(loop, tables.known, ring)
+        return lambda: engine.fuse_loop(loop, tables.known, SERVICE_NS)
 
     def handle(self, request: Request) -> None:
         self._session.handle(request)

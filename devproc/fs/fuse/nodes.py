@@ -1,16 +1,20 @@
 """What a FUSE guest refers to: nodes (files it has looked up, until it forgets them) and handles (files it has open).
 
 Both are plain data, kept in a journal that outlives the process: nodes under their numbers, handles under theirs
-negated. What a process makes of a handle, the open file and the directory listing, a successor makes again when it is
-used.
+negated; how often the guest holds a node is a word beside it (`devproc.fs.fuse.counts`). What a process makes of a
+handle, the open file and the directory listing, a successor makes again when it is used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 
+from devproc.fs.fuse.counts import Counts
+from devproc.fs.fuse.known import NativeTables
 from devproc.fs.intents import INTENT_KEYS
 from devproc.fs.journal import Journal
 from devproc.fs.tree import ROOT, Attributes, Entry, OpenFile, fail
@@ -18,19 +22,18 @@ from devproc.fs.tree import ROOT, Attributes, Entry, OpenFile, fail
 __all__ = ["ROOT_NODE", "Handle", "Node", "Nodes"]
 
 ROOT_NODE = 1
-MAX_NODES = 1 << 18
 MAX_HANDLES = 1 << 16
 Identity = tuple[int, int]  # device and inode
 
 
 @dataclass
 class Node:
-    """One file: the names by which it was found and still is, as paths, and how often the guest holds it."""
+    """One file: the names by which it was found and still is, as paths, and the place of its count."""
 
     number: int
     identity: Identity
     paths: list[bytes]
-    lookups: int = 0
+    place: int = -1
 
     @property
     def path(self) -> bytes:
@@ -50,10 +53,13 @@ class Handle:
 
 
 class Nodes:
-    """All nodes and handles of a session, kept in `journal`."""
+    """All nodes and handles of a session, kept in `journal` and `counts`. `tables`, if there are some, are told of all
+    that changes."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, counts: Counts) -> None:
         self._journal = journal
+        self._counts = counts
+        self._tables: NativeTables | None = None
         self._nodes: dict[int, Node] = {}
         self._by_identity: dict[Identity, Node] = {}
         self._by_path: dict[bytes, Node] = {}
@@ -66,10 +72,17 @@ class Nodes:
                 self.handles[-number] = Handle(-number, *value)
                 self._open[value[0]] += 1
             else:
-                identity, paths, lookups = value
-                self._enter(Node(number, (identity[0], identity[1]), paths, lookups))
+                identity, paths, place = value
+                self._enter(Node(number, (identity[0], identity[1]), paths, place))
+        counts.taken(node.place for node in self._nodes.values())
         self._next_node = max([ROOT_NODE, *self._nodes]) + 1
         self._next_handle = max([0, *self.handles]) + 1
+
+    def use(self, tables: NativeTables) -> None:
+        """Tell these from now on, and what there is already."""
+        self._tables = tables
+        for node in self._nodes.values():
+            self._tell(node)
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
@@ -87,7 +100,7 @@ class Nodes:
     def nameless(self, seen: Attributes) -> Node:
         """The node of a new file that has no name, held once. Raises OSError ENFILE."""
         node = self._node((seen.device, seen.inode))
-        node.lookups += 1
+        self._counts.add(node.place, 1)
         self._keep(node)
         return node
 
@@ -98,11 +111,13 @@ class Nodes:
         if there is not None and there.identity != identity:
             self.unlinked(path)
         node = self._node(identity)
+        self._counts.add(node.place, 1)
         if path not in node.paths:
             node.paths.append(path)
             self._by_path[path] = node
-        node.lookups += 1
-        self._keep(node)
+            self._keep(node)
+        else:
+            self._tell(node)  # another may have had its place
         return node
 
     def forget(self, number: int, lookups: int) -> None:
@@ -110,15 +125,16 @@ class Nodes:
         node = self._nodes.get(number)
         if node is None:
             return
-        node.lookups -= lookups
-        if node.lookups > 0:
-            self._keep(node)
+        if self._counts.add(node.place, -lookups) > 0:
             return
         del self._nodes[number]
         del self._by_identity[node.identity]
         for path in node.paths:
             self._by_path.pop(path, None)
         self._journal.drop(number)
+        self._counts.give(node.place)
+        if self._tables is not None:
+            self._tables.node(number, node.identity, 0, [])
 
     def unlinked(self, path: bytes) -> None:
         """Nothing is at `path` any more."""
@@ -160,12 +176,19 @@ class Nodes:
         self.handles[handle.number] = handle
         self._open[node] += 1
         self._journal.put(-handle.number, [node, flags])
+        self.opened_file(handle)
         return handle
 
     def handle(self, number: int) -> Handle:
         """Raises OSError EBADF."""
         found = self.handles.get(number)
         return found if found is not None else fail(errno.EBADF)
+
+    def opened_file(self, handle: Handle) -> None:
+        """The handle has a file in this process."""
+        if self._tables is not None and handle.file is not None and not handle.flags & os.O_DIRECTORY:
+            with contextlib.suppress(OSError):  # a tree without descriptors
+                self._tables.opened(handle.number, handle.file.descriptor())
 
     def is_open(self, node: int) -> bool:
         """Has the guest a handle of this node?"""
@@ -179,8 +202,7 @@ class Nodes:
         self._open[handle.node] -= 1
         if self._open[handle.node] <= 0:
             del self._open[handle.node]
-        if handle.file is not None:
-            handle.file.close()
+        self._close_file(handle)
         self._journal.drop(-number)
         return handle
 
@@ -193,21 +215,20 @@ class Nodes:
         self.handles.clear()
         self._open.clear()
         self._journal.clear()
+        self._counts.clear()
+        if self._tables is not None:
+            self._tables.clear()
 
     def close_files(self) -> None:
         """The end of this process, not of the session."""
         for handle in self.handles.values():
-            if handle.file is not None:
-                handle.file.close()
-                handle.file = None
+            self._close_file(handle)
 
     def _node(self, identity: Identity) -> Node:
         """The node of a file, a new one when it has none."""
         node = self._by_identity.get(identity)
         if node is None:
-            if len(self._nodes) >= MAX_NODES:
-                fail(errno.ENFILE)
-            node = Node(self._next_node, identity, [])
+            node = Node(self._next_node, identity, [], self._counts.take())
             self._next_node += 1
             self._enter(node)
         return node
@@ -218,7 +239,19 @@ class Nodes:
         self._by_path.update(dict.fromkeys(node.paths, node))
 
     def _keep(self, node: Node) -> None:
-        self._journal.put(node.number, [node.identity, node.paths, node.lookups])
+        self._journal.put(node.number, [node.identity, node.paths, node.place])
+        self._tell(node)
+
+    def _tell(self, node: Node) -> None:
+        if self._tables is not None:
+            self._tables.node(node.number, node.identity, self._counts.address(node.place), node.paths)
+
+    def _close_file(self, handle: Handle) -> None:
+        if handle.file is not None:
+            handle.file.close()
+            handle.file = None
+            if self._tables is not None:
+                self._tables.closed(handle.number)
 
 
 def _moved(path: bytes, moves: dict[bytes, bytes]) -> bytes:

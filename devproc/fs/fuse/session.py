@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
+from devproc.fs.fuse.counts import Counts
 from devproc.fs.fuse.messages import IN_HEADER, OUT_HEADER, REQUESTS, SECOND, Header, Opcode, attributes, decode, statx
 from devproc.fs.fuse.nodes import ROOT_NODE, Handle, Identity, Node, Nodes
 from devproc.fs.intents import Careful, Intents
@@ -64,14 +65,21 @@ class Session:
     """The state of one guest's session over `tree`."""
 
     def __init__(
-        self, tree: Tree, journal: Journal, answers: Mapping[int, Answer], gone: Shelf, locked: Shelf, cache: float = 0
+        self,
+        tree: Tree,
+        journal: Journal,
+        counts: Counts,
+        answers: Mapping[int, Answer],
+        gone: Shelf,
+        locked: Shelf,
+        cache: float = 0,
     ) -> None:
         """`gone` and `locked` are the shelves of files without names and of locks; what is told of names and
         attributes, the guest may believe for `cache` seconds."""
         self._answers = answers
         self.intents = Intents(journal)
         self.tree: Tree = Careful(tree, self.intents)
-        self.nodes = Nodes(journal)
+        self.nodes = Nodes(journal, counts)
         self.nameless = Nameless(tree, gone)
         self.locks = Locks(tree, locked)
         self.waiting = Waiting()
@@ -166,6 +174,7 @@ class Session:
                 handle.file = open_again(self.tree, node.path, handle.flags, identity)
             else:
                 handle.file = self.nameless.open(identity, handle.flags)
+            self.nodes.opened_file(handle)
         return handle.file
 
     def identity(self, node: Node) -> Identity:
