@@ -28,6 +28,7 @@ BENCHMARKS = {
     "idle": "what idle machines cost",
     "start": "starting processes",
     "recovery": "from kill -9 of a device to its next answer",
+    "swap": "how long a swap keeps the guest waiting",
 }
 
 
