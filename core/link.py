@@ -26,8 +26,9 @@ import zmq
 
 from core.handover import Handover, check_hello
 from proto.errors import BulkheadError, ProtocolError
-from proto.messages import MESSAGES, Message, decode, encode
+from proto.messages import MAX_BODY, MESSAGES, Message, decode, encode
 from proto.pages import MAX_QUEUES
+from proto.throttle import Throttle
 from proto.trace import TracePoint
 from proto.virtio import Status
 
@@ -35,6 +36,20 @@ HOLD_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, bef
 ANSWER_DEADLINE = 1.0  # seconds for the others; the keeper knows whether the device is busy, or a message was lost
 HOLDS = frozenset({"RESET", "GET_BASE", "CONFIG_SET", "MMIO_READ"})  # a hart waits for their answers
 SEND_QUEUE = 1000  # messages ZeroMQ may hold for a device that does not read
+RECEIVE_QUEUE = 64  # messages ZeroMQ takes from a device before we have
+BATCH = 64  # messages of one device before others are heard
+LOG_RATE, LOG_BURST = 20, 200  # lines that one device may cause, a second and at once
+
+
+def _bounded(report: Callable[[str, dict[str, Any]], None]) -> Callable[[str, dict[str, Any]], None]:
+    """The same, but for lines beyond what a log can take: a device must not fill the keeper's channel with them."""
+    throttle = Throttle(LOG_RATE, LOG_BURST)
+
+    def bounded(kind: str, body: dict[str, Any]) -> None:
+        if kind != "LOG" or throttle.allow():
+            report(kind, body)
+
+    return bounded
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class DeviceLink:
         self.received = 0
         self._context = context
         self._regions = regions
-        self._report = self.report = report
+        self._report = self.report = _bounded(report)
         self._queue_size = queue_size
         self._seq = 0
         self._waiting: dict[int, tuple[str, Callable[[dict[str, Any] | None], None], float]] = {}
@@ -281,8 +296,11 @@ class DeviceLink:
     # -- what the device says --------------------------------------------------------------------------------------
 
     def receive(self) -> None:
-        """Handle every message that has arrived. A malformed one is reported and dropped; the session goes on."""
-        while self.socket is not None and int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        """Handle some of the messages that have arrived; what is left is heard in the next turn, after the other
+        devices'. A malformed one is reported and dropped; the session goes on."""
+        for _ in range(BATCH):
+            if self.socket is None or not int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return
             data = self.socket.recv(zmq.NOBLOCK)
             self.received += 1
             self.trace_message(TracePoint.MESSAGE_IN, data)
@@ -491,8 +509,8 @@ class DeviceLink:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         socket.linger = 0
         socket.sndhwm = SEND_QUEUE
-        socket.rcvhwm = SEND_QUEUE
-        socket.maxmsgsize = 4 << 20
+        socket.rcvhwm = RECEIVE_QUEUE
+        socket.maxmsgsize = 2 * MAX_BODY
         socket.bind(endpoint)
         return socket
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.keeper.child import Child
+from launcher.keeper.heard import log_throttle
 from launcher.keeper.segments import Segment
 from launcher.machine import RAM_BASE, Device, Machine
 from proto.channel import MAX_DESCRIPTORS
@@ -76,6 +77,7 @@ class Member:
         self.wanted = False  # its death is an order, not a failure
         self.waits = 0.0  # seconds for which it has been waiting for its backend
         self.segments: dict[str, Segment] = {}
+        self.lines = log_throttle()  # what it may write into logs
         self.sandbox: dict[str, Any] | None = None  # what its process says that it has given up
         self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
         self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor

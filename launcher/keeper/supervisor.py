@@ -27,12 +27,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from launcher.keeper.gdb import GdbListener
+
 from launcher.keeper.child import Child, is_traced
 from launcher.keeper.confinement import Confinement
 from launcher.keeper.control import ControlServer
 from launcher.keeper.events import Events
-from launcher.keeper.gdb import GdbListener
 from launcher.keeper.hang import LOOK, Hangs
+from launcher.keeper.heard import check, line_of, report_of
 from launcher.keeper.loop import Loop
 from launcher.keeper.member import (
     Member,
@@ -57,7 +59,7 @@ from launcher.machine import NETWORK, Machine
 from launcher.rundir import RunDirectory
 from launcher.terminal import restore
 from proto.channel import Channel, Packet
-from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed
+from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
 
 __all__ = ["CORE", "DEVICE", "Supervisor"]
 
@@ -291,13 +293,20 @@ class Supervisor:
             child.kill()
             return False
         try:
+            if member is not self.core:
+                check(packet.kind, packet.body)
             if self.swaps.hears(member, packet):
                 return True
             handler = (self._CORE if member is self.core else self._DEVICE).get(packet.kind)
             if handler is None:
-                self.log(f"{member.id} says {packet.kind}, which means nothing here")
+                self._log_of(member, f"{member.id} says {packet.kind[:80]!r}, which means nothing here")
             else:
                 handler(self, member, packet)
+        except (ProtocolError, TypeError, ValueError, KeyError, AttributeError) as error:
+            if member is self.core:
+                raise
+            self.log(f"{member.id} sends what is no {packet.kind[:80]!r}: {error}")
+            child.kill()
         finally:
             packet.close()
         return True
@@ -403,9 +412,12 @@ class Supervisor:
 
     def _log_packet(self, member: Member, packet: Packet) -> None:
         """A line for a log: the process's own, or (the core speaks of it) a device's."""
-        about = self.members.get(packet.body.get("id", ""), member)
+        about = self.members.get(packet.body.get("id", ""), member) if member is self.core else member
+        line = line_of(str(packet.body.get("text", "")), member.lines)
+        if line is None:
+            return
         with contextlib.suppress(OSError), open(about.log, "a", encoding="utf-8") as log:
-            log.write(f"{time.monotonic() - self.began:9.3f} {packet.body.get('text', '')}\n")
+            log.write(f"{time.monotonic() - self.began:9.3f} {line}\n")
 
     def _store(self, member: Member, packet: Packet) -> None:
         if member.child is not None:
@@ -553,6 +565,11 @@ class Supervisor:
         return [
             row_of(member, self.shared) for key, member in self.members.items() if not self.swaps.is_hidden(key)
         ] + self.spares.rows()
+
+    def _log_of(self, member: Member, text: str) -> None:
+        """A line that a process causes, which may cause many."""
+        if (line := line_of(text, member.lines)) is not None:
+            self.log(line)
 
     def log(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log

@@ -328,7 +328,7 @@ def test_a_device_s_own_children_do_not_hold_its_channel(start: Start, tmp_path:
         "            time.sleep(6)\n"
         "            os._exit(0)\n"
     )
-    machine = start("--device", f"{device}:Forking")
+    machine = start("--sandbox", "off", "--device", f"{device}:Forking")  # a confined one has no children
     machine.expect(PROMPT)
     os.kill(machine.row("forking0")["pid"], signal.SIGKILL)
     wait_until(lambda: machine.row("forking0")["epoch"] == 2, "the restart")
