@@ -1,0 +1,126 @@
+"""What tracing costs: the same device process and the same core, with its trace ring on and off in turn.
+
+Off is a word in the ring's header, so that both sides are one process at one place on the host, at two moments: nothing
+differs but the records. Block requests at the ring, as in `bench.ring`; and two programs on the interpreter, of which
+only MMIO is traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from bench.blk_ring import RINGS, Case, Ours, make_image, pinned
+from bench.blk_ring import measure as requests_of
+from bench.frontend import FrontEnd, Segment
+from bench.guests import scratch
+from bench.measure import Figure, Goal, Run, alternate, compare
+from bench.mips import MEMORY, SOURCES, Work
+from proto.trace import TRACE_SIZE, format_trace, set_trace_off
+
+PEER = "not traced"
+CASES = (
+    Case(4096, 32, 100_000),
+    Case(4096, 32, 100_000, write=True),
+    Case(4096, 1, 20_000),
+)
+PROGRAMS = ("mix", "dispatch")
+IOPS_GOAL = Goal(">=", 0.97)
+MIPS_GOAL = Goal(">=", 0.99)
+DEADLINE = 60.0
+
+
+class Ring:
+    """A trace ring that can be turned off."""
+
+    def __init__(self) -> None:
+        self.segment = Segment("trace", TRACE_SIZE)
+        format_trace(self.segment.view)
+
+    def turn(self, on: bool) -> None:
+        set_trace_off(self.segment.view, not on)
+
+
+class Disk(Ours):
+    """The block device, traced."""
+
+    def __init__(self, image: str, ring: Ring) -> None:
+        self.front = FrontEnd("blk", backend=f"file:{image}", lent={"trace": ring.segment.fd})
+        self.front.start()
+        self.front.negotiate()
+        self.layout = self.front.add_queue(0, 256, RINGS)
+        self.front.driver_ok()
+        self.driver = self.layout.driver
+        self.ram = self.front.ram
+        assert self.front.process is not None
+        self.pid = self.front.process.pid
+
+
+def measure(run: Run) -> Iterator[Figure]:
+    """A figure for each shape of load, and for each program."""
+    ring = Ring()
+    try:
+        yield from _requests(run, ring)
+        yield from _programs(run, ring)
+    finally:
+        ring.segment.close()
+
+
+def _requests(run: Run, ring: Ring) -> Iterator[Figure]:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch())
+        disk = Disk(make_image(folder), ring)
+        stack.callback(disk.close)
+        stack.enter_context(pinned(disk.pid))
+        for case in CASES:
+            size = case.requests // (20 if run.quick else 1)
+            shape = Case(case.block, case.depth, size, case.write)
+
+            def iops(on: bool, shape: Case = shape) -> float:
+                ring.turn(on)
+                return requests_of(disk, shape)[0]
+
+            iops(True)
+            traced, bare = alternate(
+                partial(iops, True), partial(iops, False), rounds=run.rounds(21, 2), progress=run.progress
+            )
+            yield Figure.compared(case.name, "IOPS", compare(traced, bare), IOPS_GOAL if case.depth == 32 else None)
+
+
+def _programs(run: Run, ring: Ring) -> Iterator[Figure]:
+    from core.cpu.engine import load_engine
+
+    engine = load_engine()
+    for program in PROGRAMS[:1] if run.quick else PROGRAMS:
+        instructions = _on_board(engine, program, 0).instructions
+        ring.turn(True)
+
+        def mips(traced: bool, program: str = program, instructions: int = instructions) -> float:
+            trace = ring.segment.area.address if traced else 0
+            return instructions / _on_board(engine, program, trace).microseconds
+
+        traced, bare = alternate(
+            partial(mips, True), partial(mips, False), rounds=run.rounds(9, 1), progress=run.progress
+        )
+        yield Figure.compared(program, "MIPS", compare(traced, bare), MIPS_GOAL)
+
+
+def _on_board(engine: Any, program: str, trace: int) -> Work:
+    """As `bench.mips` does, on a board with this trace ring (0: none)."""
+    from core.bare import BareMachine
+    from core.board.boot import BootFiles
+    from core.board.virt import Machine
+    from core.events import EventKind
+
+    with BareMachine(engine, Machine(memory=MEMORY)) as machine:
+        machine.board.trace = trace
+        machine.load(BootFiles(kernel=str(SOURCES / f"{program}.elf"), bios="none"))
+        machine.start()
+        end = time.monotonic() + DEADLINE
+        while not any(event[0] == EventKind.POWER for event in machine.take_events()):
+            if machine.join(0.02) or time.monotonic() > end:
+                break
+        return Work(machine.console())
