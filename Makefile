@@ -32,6 +32,7 @@ docs: $(SETUP)
 	$(BIN)/python -m core.isa.reference docs/isa.md
 	$(BIN)/python -m proto.reference docs/link.md
 	$(BIN)/python -m core.cpu.reference docs/csrs.md
+	$(BIN)/python -m launcher.trace.reference docs/trace.md
 
 # What tests and benchmarks compare with or build with: Debian packages, installed only where this user may.
 tools:

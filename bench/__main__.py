@@ -27,6 +27,7 @@ BENCHMARKS = {
     "net": "the network from inside a guest",
     "idle": "what idle machines cost",
     "start": "starting processes",
+    "trace": "what tracing costs",
     "recovery": "from kill -9 of a device to its next answer",
     "swap": "how long a swap keeps the guest waiting",
 }

@@ -91,6 +91,8 @@ class Device:
         self.descriptors: dict[str, int] = {}  # what the keeper holds for the device and lends it, by name
         self.store: Callable[[str, int], None] = lambda name, fd: None  # leave one with the keeper, for a successor
         self.unstore: Callable[[str], None] = lambda name: None
+        # for the trace: a call of what is behind the device, how many ns it took, its errno
+        self.traced: Callable[..., None] = lambda request, call, nanoseconds, error=0: None
         self.watch: Callable[..., None] = lambda fd, ready, events=POLLIN: None
         self.unwatch: Callable[[int], None] = lambda fd: None
         self.__dict__.update(parse_properties(type(self), properties, owner or type(self).__name__))

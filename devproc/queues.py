@@ -277,7 +277,7 @@ class Queues:
 
     def _request(self, ring: Ring) -> Request:
         at = self._chain_at
-        head, error, readable, writable, again, _, _, _ = _CHAIN.unpack_from(self._view, at)
+        head, error, readable, writable, again, _, _, number = _CHAIN.unpack_from(self._view, at)
         start = at + _CHAIN.size
         span = self._view[start : start + (readable + writable) * _SEGMENT.size]
         buffers = [Buffer(region, offset, length) for _, offset, length, region, _ in _SEGMENT.iter_unpack(span)]
@@ -289,6 +289,7 @@ class Queues:
             self._memory.slice,
             error=error,
             again=bool(again),
+            number=number,
         )
 
     def _remember(self, ring: Ring, request: Request) -> None:

@@ -36,6 +36,7 @@ class Request:
         "failed",
         "finish",
         "head",
+        "number",
         "parked",
         "queue",
         "readable",
@@ -53,7 +54,9 @@ class Request:
         *,
         error: int = 0,
         again: bool = False,
+        number: int = 0,
     ) -> None:
+        self.number = number  # of its pop, in the trace
         self.queue = queue
         self.head = head
         self.error = error

@@ -20,6 +20,7 @@ from devproc.device import Device, MmioDevice, VirtioDevice
 from devproc.engine import load_engine
 from devproc.loop import Reason
 from devproc.queues import Pages, Queues
+from devproc.request import Request
 from devproc.sandbox import Sandbox
 from devproc.session import Session, State
 from native.memory import Area
@@ -68,6 +69,7 @@ class Runtime:
         self.device.log, self.device.watch, self.device.unwatch = self.log, self.watch, self.unwatch
         self.device.descriptors = start.fds  # those that are left
         self.device.store, self.device.unstore = self._store, self._unstore
+        self.device.traced = self._trace_call
         self._start_device(start)
         self._queues = self._make_queues()
         self._run_loop = self._choose_loop()
@@ -212,6 +214,14 @@ class Runtime:
         if ring:
             words = text_words(text)
             self._engine.trace(ring, time.monotonic_ns(), point, NO_QUEUE, head, position, id, a, b, *words)
+
+    def _trace_call(self, request: Request, call: str, nanoseconds: int, error: int = 0) -> None:
+        """Any thread."""
+        ring = self._pages.trace_address
+        if ring:
+            words = text_words(call)
+            now, queue, id = time.monotonic_ns(), request.queue, request.number
+            self._engine.trace(ring, now, TracePoint.BACKEND, queue, request.head, 0, id, nanoseconds, error, *words)
 
     def _trace_message(self, point: TracePoint, data: bytes) -> None:
         number, seq, a, flags = message_fields(data)

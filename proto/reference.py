@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from native import Record
@@ -104,9 +104,9 @@ def vectors() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {"messages": messages, "layouts": layouts, "vectors": vectors}
 
 
-def update(page: str) -> str:
+def update(page: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS) -> str:
     """The page with its blocks made anew. Raises ValueError when one is missing."""
-    for name, make in BLOCKS.items():
+    for name, make in blocks.items():
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if not pattern.search(page):
             raise ValueError(f"the page has no block {name}")
