@@ -248,27 +248,11 @@ class BlockDevice(VirtioDevice):
         finally:
             self.traced(request, call, time.monotonic_ns() - began, error)
 
-    @contextlib.contextmanager
-    def _timed(self, request: Request, call: str) -> Iterator[None]:
-        """A call of the backend, for the trace."""
-        began, error = time.monotonic_ns(), 0
-        try:
-            yield
-        except OSError as caught:
-            error = caught.errno or errno.EIO
-            raise
-        except BackendError:
-            error = errno.EIO
-            raise
-        finally:
-            self.traced(request, call, time.monotonic_ns() - began, error)
-
     def _in(self, request: Request, kind: int, sector: int) -> int:
         size = request.writable - 1
         if not self._in_range(sector, size):
             return BlkStatus.IOERR
         with self._timed(request, "preadv"):
-            with self._timed(request, "preadv"):
             self.disk.preadv(request.views(0, size), sector * BLK_SECTOR_SIZE)
         request.bytes_read = size
         return BlkStatus.OK
@@ -279,7 +263,6 @@ class BlockDevice(VirtioDevice):
             return BlkStatus.IOERR
         views = request.views_readable(_HEADER.size, size)
         with self._timed(request, "pwritev"):
-            with self._timed(request, "pwritev"):
             self.disk.pwritev(views, sector * BLK_SECTOR_SIZE, self._write_through())
         request.bytes_written = size
         return BlkStatus.OK
