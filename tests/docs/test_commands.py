@@ -112,7 +112,7 @@ def wanted_servers(command):
 
 def is_console(command):
     """Does the command end in a guest's console?"""
-    return re.match(r"bulkhead run\b", command) and not re.search(r" -- |help|--dry-run|--print-map|--detach", command)
+    return re.match(r"bulkhead run\b", command) and not re.search(r" -- |help|--dry-run|--print-map|--detach|cmd=", command)
 
 
 def console(command, place, environment):

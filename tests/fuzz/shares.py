@@ -200,7 +200,7 @@ def _v86fs_message(kind: int, *given: object, data: bytes = b"") -> bytes:
 def _v86fs_seeds() -> list[bytes]:
     _device(V86fsDevice)
     begin = (_v86fs_message(v86fs.Type.MOUNT, b""), _v86fs_message(v86fs.Type.LOOKUP, 1, b"d"))
-    talks = [_talk(*begin, _v86fs_message(kind), _v86fs_message(kind, 100)) for kind in v86fs.REQUESTS if kind < 8]
+    talks = [_talk(*begin, _v86fs_message(kind), _v86fs_message(kind)) for kind in v86fs.REQUESTS]
     work = (
         *begin,
         _v86fs_message(v86fs.Type.READDIR, 100),
