@@ -6,13 +6,15 @@ entry that points to it, and what an entry no longer points to is freed after th
 killed loses nothing that it had answered, and leaves at worst clusters that are counted and not used; `bulkhead disk
 check --repair` takes them back. After a power cut the image is whole too, and holds what had been flushed.
 
-Refused: encryption, external data files, extended L2 entries, writing an image that is marked dirty or corrupt.
+An image that is marked dirty (lazy_refcounts) has its counts written anew when it is opened to be written, as in QEMU.
+Refused: encryption, external data files, extended L2 entries, writing an image that is marked corrupt.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -254,9 +256,23 @@ class Qcow2:
         self._metadata = {0, *range(first, first + -(-header.l1_size * 8 // self._cluster))}
         self._metadata.update((entry & OFFSET) // self._cluster for entry in self._l1 if entry & OFFSET)
         self.refcounts = Refcounts(self.store, header, self._metadata)
+        if header.dirty:
+            self._recount()
         if header.autoclear:  # others' notes about the contents, which would no longer hold
             self.store.write(88, bytes(8))
             header.autoclear = 0
+
+    def _recount(self) -> None:
+        """A crash of another program left the counts behind: count anew, as QEMU does, then say that it was done."""
+        from devproc.blk.qcow2_tools import recount  # which stands on this file
+
+        try:
+            wrong = recount(self)
+        except BackendError as error:
+            raise ConfigError(f"{self.identity} is marked dirty and cannot be counted anew: {error.message}") from error
+        self.store.write(72, self.header.clean())
+        self.store.sync()
+        sys.stderr.write(f"{self.identity} was marked dirty: {wrong} of its reference counts were mended\n")
 
     def _writer(self) -> Refcounts:
         if self.refcounts is None:

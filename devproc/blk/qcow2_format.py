@@ -27,6 +27,7 @@ REFCOUNT_TABLE_MAX = 8 << 20
 SNAPSHOTS_MAX = 65536
 BACKING_NAME_MAX = 1023
 EXTENSION_BACKING_FORMAT = 0xE2792ACA
+EXTENSION_BITMAPS = 0x23852875  # persistent bitmaps
 
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")  # version 2: 72 bytes
 _HEADER_3 = struct.Struct(">QQQII")  # what version 3 adds: 32 bytes
@@ -118,9 +119,19 @@ class Header:
         """Why the image can only be read, or ""."""
         if self.incompatible & _CORRUPT:
             return "it is marked as corrupt"
-        if self.incompatible & _DIRTY:
-            return "its reference counts were left behind by a crash of another program"
+        if self.dirty and any(kind == EXTENSION_BITMAPS for kind, _ in self.extensions):
+            return "a crash of another program left its reference counts behind, and it has persistent bitmaps"
         return ""
+
+    @property
+    def dirty(self) -> bool:
+        """Its reference counts were left behind by a crash (lazy_refcounts): they are to be counted anew."""
+        return bool(self.incompatible & _DIRTY)
+
+    def clean(self) -> bytes:
+        """The field `incompatible_features`, no longer dirty."""
+        self.incompatible &= ~_DIRTY
+        return self.incompatible.to_bytes(8, "big")
 
 
 def read_header(store: Store, name: str) -> Header:

@@ -14,6 +14,7 @@ from devproc.blk.qcow2_format import (
     COMPRESSED,
     COPIED,
     EXTENSION_BACKING_FORMAT,
+    EXTENSION_BITMAPS,
     L1_MAX,
     OFFSET,
     ZERO,
@@ -22,11 +23,10 @@ from devproc.blk.qcow2_format import (
 )
 from proto.errors import ConfigError
 
-__all__ = ["Findings", "check", "create", "describe", "resize"]
+__all__ = ["Findings", "check", "create", "describe", "recount", "resize"]
 
 Report = Callable[[int, int], None]
 _SNAPSHOT = struct.Struct(">QIHHIIQII")
-_BITMAPS = 0x23852875  # the extension that lists persistent bitmaps
 
 
 def create(
@@ -122,19 +122,11 @@ def check(image: Qcow2, report: Report, *, repair: bool = False) -> Findings:
         from devproc.blk.qcow2_refcounts import Refcounts
 
         refcounts = Refcounts(image.store, header, set())
-    if any(kind == _BITMAPS for kind, _ in header.extensions):
+    if any(kind == EXTENSION_BITMAPS for kind, _ in header.extensions):
         raise ConfigError(
             "the image has persistent bitmaps, which this check does not know", hint="qemu-img check does."
         )
-    cluster = header.cluster
-    uses[0] += 1
-    _use(uses, header.refcount_offset, header.refcount_clusters * cluster, cluster)
-    for _, offset in refcounts.blocks():
-        _use(uses, offset, cluster, cluster)
-    shared = header.snapshots > 0
-    _count_l1(image, header.l1_offset, header.l1_size, uses, found, refcounts, report, active=True)
-    for l1_offset, l1_size in _snapshots(image, uses) if shared else ():
-        _count_l1(image, l1_offset, l1_size, uses, found, refcounts, report, active=False)
+    _count_all(image, uses, found, refcounts, report)
     _compare(uses, refcounts, header.block_entries, found)
     if repair and not found.errors:
         for index in found.leaks:
@@ -142,6 +134,64 @@ def check(image: Qcow2, report: Report, *, repair: bool = False) -> Findings:
         image.store.sync()
         found.repaired = len(found.leaks)
     return found
+
+
+class _Recounted:
+    """What `check` asks of counts, answered by what was counted."""
+
+    def __init__(self, uses: Counter[int], blocks: list[tuple[int, int]]) -> None:
+        self._uses, self._blocks = uses, blocks
+
+    def get(self, cluster: int) -> int:
+        return self._uses.get(cluster, 0)
+
+    def blocks(self) -> list[tuple[int, int]]:
+        return self._blocks
+
+
+def recount(image: Qcow2) -> int:
+    """Write every count anew from what is in use: for an image marked dirty, whose counts a crash left behind
+    (lazy_refcounts). Returns how many were wrong. Raises ConfigError, the image as it was, when more than its counts is
+    damaged."""
+    refcounts = image.refcounts
+    assert refcounts is not None
+    uses, checked, found = Counter[int](), Counter[int](), Findings()
+    _count_all(image, uses, Findings(), refcounts, _silent)
+    _count_all(image, checked, found, _Recounted(uses, refcounts.blocks()), _silent)
+    entries = image.header.block_entries
+    held = {number for number, _ in refcounts.blocks()}
+    found.errors += [f"cluster {index} has no refcount block" for index in uses if index // entries not in held]
+    if found.errors:
+        raise ConfigError(
+            f"{image.identity} is marked dirty, and more than its counts is wrong: {found.errors[0]}",
+            hint="qemu-img check -r all may repair it; keep a copy.",
+        )
+    wrong = [
+        index
+        for number, _ in refcounts.blocks()
+        for index in range(number * entries, (number + 1) * entries)
+        if refcounts.get(index) != uses.get(index, 0)
+    ]
+    for index in wrong:
+        refcounts.set(index, uses.get(index, 0))
+    image.store.sync()
+    return len(wrong)
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def _count_all(image: Qcow2, uses: Counter[int], found: Findings, refcounts: Any, report: Report) -> None:
+    """Every reference there is, to anything."""
+    header = image.header
+    uses[0] += 1
+    _use(uses, header.refcount_offset, header.refcount_clusters * header.cluster, header.cluster)
+    for _, offset in refcounts.blocks():
+        _use(uses, offset, header.cluster, header.cluster)
+    _count_l1(image, header.l1_offset, header.l1_size, uses, found, refcounts, report, active=True)
+    for l1_offset, l1_size in _snapshots(image, uses) if header.snapshots > 0 else ():
+        _count_l1(image, l1_offset, l1_size, uses, found, refcounts, report, active=False)
 
 
 def _compare(uses: Counter[int], refcounts: Any, entries: int, found: Findings) -> None:

@@ -355,3 +355,41 @@ def test_a_file_that_ends_inside_its_header_is_refused(tmp_path, size):
     os.truncate(tmp_path / "x", size)
     with pytest.raises(ConfigError):
         open_backend(f"qcow2:{tmp_path}/x")
+
+
+@pytest.fixture
+def dirty(tmp_path):
+    """An image that a crash of QEMU left with lazy reference counts behind what is used."""
+    path = tmp_path / "x.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", path, SIZE)
+    words = ["-c", "write -P 90 0 1M", "-c", "write -P 91 1500k 64k", "-c", "flush", "-c", "sigraise 9"]
+    subprocess.run(["qemu-io", *words, str(path)], capture_output=True, timeout=60, check=False)
+    assert "marked dirty" in describe_features(path)
+    return path
+
+
+def describe_features(path):
+    return "marked dirty" if struct.unpack(">Q", path.read_bytes()[72:80])[0] & 1 else ""
+
+
+def test_an_image_that_a_crash_left_dirty_is_counted_anew(dirty, tmp_path):
+    content = bytearray(SIZE)
+    content[: 1 << 20] = bytes([90]) * (1 << 20)
+    content[1500 << 10 : 1564 << 10] = bytes([91]) * (64 << 10)
+    disk = open_backend(f"qcow2:{dirty},ro")
+    assert read(disk, 0, SIZE) == content and describe_features(dirty)
+    disk.close()
+    model = random_requests(f"qcow2:{dirty}", bytes(content), 9, 60, reopen=True)
+    assert not describe_features(dirty)
+    clean(dirty)
+    assert content_of(dirty, tmp_path) == model.data
+
+
+def test_a_dirty_image_with_more_damage_is_left_as_it_is(dirty):
+    data = bytearray(dirty.read_bytes())
+    (l1,) = struct.unpack_from(">Q", data, 40)
+    struct.pack_into(">Q", data, l1, 1 << 63 | 1 << 40)
+    dirty.write_bytes(data)
+    with pytest.raises(ConfigError, match="more than its counts"):
+        open_backend(f"qcow2:{dirty}")
+    assert dirty.read_bytes() == data
