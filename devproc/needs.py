@@ -49,6 +49,7 @@ RESOLVER = ("/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkMana
 CHAIN_MAX = 100  # images of one backing chain
 LUKS_MEMORY = 4 << 30  # bytes: Argon2 takes as many as the disk's header says, cryptsetup at most so many
 SHARES = frozenset({"9p", "virtiofs", "v86fs"})
+MEMORY = "memory:"  # what is shared instead of a directory; "": v86fs without a backend has such a tree too
 NOTHING = frozenset({"net", "rng", "mailbox"})
 
 Rule = tuple[str, str]  # a path, and a word of proto.confine.landlock.ACCESS
@@ -244,6 +245,8 @@ class _Peek:
 
 def _share(needs: Needs, directory: str, read_only: bool) -> None:
     needs.profile = "share"
+    if directory in ("", MEMORY):
+        return
     path = os.path.abspath(directory)
     needs.rules.append((path, "read" if read_only else "tree"))
     if not read_only:
