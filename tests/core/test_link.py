@@ -151,7 +151,9 @@ def rig(tmp_path):
 def test_hello_attaches_and_tells_the_keeper(rig):
     _, said = rig.session()
     assert rig.port.attached == [1]
-    assert rig.kinds() == ["CONNECTED"]
+    assert rig.kinds() == ["SEEN", "CONNECTED"]
+    seen = rig.reports[0][1]
+    assert seen["epoch"] == 1 and {"device_id", "queues", "features", "config", "config_generation"} < set(seen)
     assert [message.name for message in said] == ["MEM_TABLE", "INFLIGHT"]
 
 
