@@ -26,7 +26,7 @@ from typing import Any
 from devproc.properties import FilePath, parse_properties, properties_of
 from proto.errors import ConfigError
 
-__all__ = ["SCHEMES", "Scheme", "Uri", "absolute", "name_overlays", "parse_uri", "storage"]
+__all__ = ["SCHEMES", "Scheme", "Uri", "absolute", "files", "name_overlays", "parse_uri", "storage"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,17 @@ def storage(text: str, *, overlays: bool = True) -> frozenset[str]:
     if uri.kind.target == "uri":
         return frozenset(found | storage(uri.target, overlays=overlays))
     return frozenset(found | {uri.target.split(",")[0]})
+
+
+def files(text: str, read_only: bool) -> list[tuple[str, bool]]:
+    """The local files that a disk's URI opens, and whether to be written: images and overlays, no backing chains."""
+    uri = parse_uri(text)
+    if uri.kind.target == "path":
+        return [(uri.target, not read_only)]
+    found = [(uri.given["overlay"], not read_only)] if uri.kind.overlay and uri.given.get("overlay") else []
+    if uri.kind.target == "uri":
+        found += files(uri.target, read_only or uri.kind.overlay)
+    return found
 
 
 def _quote(value: str) -> str:
