@@ -34,6 +34,7 @@ from launcher.specs import (
     take_policy,
 )
 from launcher.suggest import did_you_mean
+from launcher.twice import refuse_twice
 from proto.errors import ConfigError
 
 __all__ = ["Plan", "describe_device", "device_names", "make_plan"]
@@ -144,6 +145,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
     guest = _choose_guest(read, command)
     images = _debian(progress) if guest == "debian" or read.text("bios") == "opensbi" else None
     disks = [_disk(given) for given in read.items("disk")]
+    refuse_twice(read.items("disk"), disks)
     kernel, initrd, append, label, root = _program(read, guest, images)
     if root is not None:
         disks.insert(0, ("file:(a private copy of the root image)" if not root else f"file:{root}", None, {}))
