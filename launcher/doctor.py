@@ -21,6 +21,7 @@ from launcher import show
 from launcher.bundled import bundled_guest
 from launcher.exitcodes import ExitCode
 from launcher.rundir import machines, run_base, scratch_base, sweep
+from launcher.sandbox import found_on_this_host
 from proto.errors import BulkheadError, ConfigError
 
 __all__ = ["CHECKS", "add_arguments", "run"]
@@ -182,6 +183,7 @@ CHECKS = (
     Check("run directory", _run_directory),
     Check("cache", _cache, essential=False),
     Check("open files", _file_locks),
+    Check("sandbox", found_on_this_host, essential=False),
     Check("bundled guest", _bundled, essential=False),
     Check("image tools", _tools, essential=False),
     Check("debian guest", _debian, essential=False),

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from launcher import show
+from launcher import sandbox, show
 from launcher.control import choose_machine, connect, request
 from launcher.exitcodes import ExitCode
 from launcher.rundir import machines
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("--machine", metavar="NAME", help="only this machine")
     parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    parser.add_argument("--sandbox", action="store_true", help="what each process has given up, and what it could not")
     parser.add_argument("--json", action="store_true", help="one machine as JSON: machine, qmp, processes")
 
 
@@ -50,6 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     names = [choose_machine(arguments.machine)] if arguments.machine else machines()
     if not names:
         choose_machine(None)  # raises: it knows what to say
+    if arguments.sandbox:
+        for name in names:
+            with connect(name) as channel:
+                print(f"machine {name}\n{sandbox.table(request(channel, 'PS')['processes'])}")
+        return ExitCode.OK
     if arguments.watch:
         return _watch(names)
     for text in tables(names, _columns()):

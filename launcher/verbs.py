@@ -86,11 +86,15 @@ VERBS = (
     Verb(
         "ps",
         "show the processes of running machines",
-        "bulkhead ps [--machine NAME] [--watch] [--json]",
+        "bulkhead ps [--machine NAME] [--watch | --sandbox] [--json]",
         "ps:run",
         "ps:add_arguments",
         "MEM is what the process has for itself; guest memory counts where it is used alone: in the core.",
-        (("bulkhead ps --watch", "a live table"), ("bulkhead ps --json", "for programs")),
+        (
+            ("bulkhead ps --watch", "a live table"),
+            ("bulkhead ps --sandbox", "what each process has given up"),
+            ("bulkhead ps --json", "for programs"),
+        ),
     ),
     Verb(
         "logs",

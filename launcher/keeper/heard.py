@@ -1,5 +1,6 @@
 """What the keeper believes of a packet that a process other than the core sent: that it has these fields, of these
 types, and not too many lines for a log.
+
 A device may be wrong, or worse. A packet that is not of its kind ends the process that sent it: what follows cannot be
 trusted either. Lines beyond the limit are counted, and the next one that is written says how many there were.
 """
