@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +47,10 @@ class UartPort:
         if count:
             self._trace(TracePoint.CONSOLE_OUT, count)
         return bytes(self._view[:count])
+
+    def send_break(self) -> bool:
+        """A break condition on the line. False: the guest has not read the last one yet."""
+        return bool(self._engine.uart_break(self._board))
 
     def give(self, data: bytes) -> int:
         """Offer received bytes; returns how many were accepted."""

@@ -23,6 +23,7 @@ from core.assembly import Machine, assemble
 from core.console import Console, open_console
 from core.events import Event, EventKind, PowerReason
 from core.link import DeviceLink
+from core.powerdown import Powerdown
 from core.sandbox import enter as confine
 from native import Area
 from proto.channel import Channel, Packet
@@ -61,6 +62,7 @@ class CoreProcess:
             self.machine.serial_port, start.body["serial"], start.fds.pop("serial", None)
         )
         self.gdb = self._open_gdb(start)
+        self._powerdown = Powerdown(self.machine.serial_port.send_break, self.machine.serial_port.give)
         self.links: dict[str, DeviceLink] = {}
         self.by_slot: dict[int, DeviceLink] = {}
         self.by_window: dict[int, DeviceLink] = {}
@@ -88,13 +90,9 @@ class CoreProcess:
         if descriptor is None:
             return None
         from core.gdb.server import GdbServer
-        from core.gdb.target import Target
+        from core.inspect import make_target
 
-        machine = self.machine
-        target = Target(
-            machine.engine, machine.harts.harts, machine.ram.view(), machine.built.rom.view(), machine.dirty.view()
-        )
-        server = GdbServer(socket.socket(fileno=descriptor), target, self.stop)
+        server = GdbServer(socket.socket(fileno=descriptor), make_target(self.machine), self.stop)
         if start.body["machine"].get("gdb_wait"):
             server.start_held()
         return server
@@ -166,6 +164,7 @@ class CoreProcess:
                     link.overdue(now)
                     if link.up:
                         link.port.take_calls()  # the CALL may have been lost
+            self._powerdown.look(now)
             if self.gdb is not None:
                 self.gdb.look()
         self._drain_events()
@@ -251,6 +250,12 @@ class CoreProcess:
             return
         if packet.kind == "DEVICE":
             self._device(packet.body)
+        elif packet.kind == "POWERDOWN":
+            self._powerdown.begin(time.monotonic())
+        elif packet.kind == "INSPECT":
+            from core.inspect import inspect  # rarely needed
+
+            self._tell("INSPECTED", {"number": packet.body.get("number", 0), **inspect(self.machine, packet.body)})
         elif packet.kind in ("PAUSE", "CONT"):
             self._pause(packet.kind == "PAUSE")
         elif packet.kind == "STOP":

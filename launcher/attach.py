@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     with connect(name) as keeper, _alone(name), ending_signals() as signals:
         path = request(keeper, "PS")["serial"]
         terminal = RawTerminal(0) if os.isatty(0) and os.isatty(1) else None
-        console = _Attached(keeper, _line(name, path), path, signals, terminal)
+        console = _Attached(keeper, name, _line(name, path), path, signals, terminal)
         if os.isatty(2):
             show.line(sys.stderr, f"machine {name}; Ctrl-A d leaves it running, Ctrl-A x ends it, Ctrl-A h shows help")
         outcome = console.run()
@@ -89,9 +89,15 @@ class _Attached(Console):
     """A console that can be left. `keeper` is a control connection that watches the machine."""
 
     def __init__(
-        self, keeper: Channel, line: socket.socket, path: str, signals: socket.socket, terminal: RawTerminal | None
+        self,
+        keeper: Channel,
+        machine: str,
+        line: socket.socket,
+        path: str,
+        signals: socket.socket,
+        terminal: RawTerminal | None,
     ) -> None:
-        super().__init__(keeper, line, signals, stdin=0, stdout=1, terminal=terminal)
+        super().__init__(keeper, line, signals, stdin=0, stdout=1, terminal=terminal, machine=machine)
         self.running = True
         self._path = path
         self._ending: dict[str, Any] = {}

@@ -7,6 +7,7 @@ In a terminal, Ctrl-A begins a command, as in QEMU:
 
     Ctrl-A h        this help
     Ctrl-A x        quit: end the machine
+    Ctrl-A c        turn to the monitor, and back to the guest
     Ctrl-A d        detach: leave the machine running (`bulkhead attach`)
     Ctrl-A Ctrl-A   send Ctrl-A to the guest
 
@@ -24,12 +25,15 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.frame import CommandOutput, PanicWatch
 from launcher.terminal import RawTerminal
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed
+
+if TYPE_CHECKING:
+    from launcher.qmp.prompt import Prompt
 
 __all__ = ["HELP", "Console", "Escape", "Outcome", "ending_signals"]
 
@@ -46,6 +50,7 @@ HELP = "".join(
     for keys, meaning in (
         ("Ctrl-A h", "this help"),
         ("Ctrl-A x", "quit: end the machine"),
+        ("Ctrl-A c", "turn to the monitor (registers, memory, devices), and back"),
         ("Ctrl-A d", "leave the machine running (of `bulkhead attach`)"),
         ("Ctrl-A Ctrl-A", "send Ctrl-A to the guest"),
         ("", "After resizing the window, run `resize` in the guest."),
@@ -60,7 +65,7 @@ class Escape:
         self._pending = False
 
     def feed(self, data: bytes) -> tuple[bytes, list[str]]:
-        """What goes to the guest, and the commands found: "quit", "detach", "help"."""
+        """What goes to the guest, and the commands found: "quit", "monitor", "detach", "help"."""
         through = bytearray()
         commands: list[str] = []
         for byte in data:
@@ -75,6 +80,8 @@ class Escape:
                 through.append(byte)
             elif byte in b"xX":
                 commands.append("quit")
+            elif byte in b"cC":
+                commands.append("monitor")
             elif byte in b"dD":
                 commands.append("detach")
             elif byte in b"hH?":
@@ -109,6 +116,7 @@ class Console:
         stdout: int,
         terminal: RawTerminal | None,
         command: CommandOutput | None = None,
+        machine: str = "",
     ) -> None:
         """`serial` is our end of the serial line, or None when it goes elsewhere; `signals` is from `ending_signals`;
         `stdin` None: no input. With a `terminal`, it is put into raw mode once the guest takes input, and Ctrl-A is
@@ -123,6 +131,9 @@ class Console:
         self.panic = PanicWatch()
         self.outcome: Outcome | None = None
         self.running = False
+        self.machine = machine
+        self._prompt: Prompt | None = None
+        self._at_monitor = False
         self._escape = Escape() if terminal is not None else None
         self._to_guest = b""
         self._to_user = b""
@@ -266,13 +277,26 @@ class Console:
             for command in commands:
                 if command == "quit":
                     self.quit("killed" if self.command is not None else "quit")
+                elif command == "monitor":
+                    self._turn_to_monitor()
                 elif command == "detach":
                     self.leave()
                 else:
                     self._to_user += HELP.encode() + b"\r\n"
+        if self._at_monitor and self._prompt is not None:
+            self._to_user += self._prompt.feed(data)
+            return
         if data:
             self._at_line_start = data.endswith(b"\n")
         self._to_guest += data
+
+    def _turn_to_monitor(self) -> None:
+        """Ctrl-A c: what is typed goes to the monitor, until the next one. What the guest says is shown either way."""
+        from launcher.qmp.prompt import Prompt  # only for those who ask for it
+
+        self._at_monitor = not self._at_monitor
+        self._prompt = self._prompt or Prompt(self.machine)
+        self._to_user += self._prompt.begin() if self._at_monitor else b"\r\n"
 
     # -- the keeper, and signals -----------------------------------------------------------------------------------
 

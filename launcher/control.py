@@ -15,6 +15,9 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     TRACE {generation?} → machine, generation, rings (id, role, device, slot, epoch), and a descriptor for reading each
     TRACE_LISTEN {endpoint, keys?, payload?}   → state: starting or running; pid: of the tap
     TRACE_SILENCE {endpoint} → nothing; the tap ends
+    DESCRIBE {}      → machine: its description, as `launcher.machine` has it
+    RESET {} POWERDOWN {} → nothing; the guest starts again, or is asked to shut down
+    INSPECT {what, hart, address, size, physical} → inspect: a number; INSPECTED {inspect} → waiting, or what was seen
     PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
 """
 

@@ -74,6 +74,8 @@ class Machine:
     verbose: bool = False
     sandbox: str = "on"  # or off, or require: refuse to start without all of it
     gdb: str = ""  # where the core serves gdb: PORT, HOST:PORT or a path
+    qmp: str = ""  # where QMP is served besides the run directory, likewise
+    metrics: str = ""  # where figures are served to Prometheus, likewise
     gdb_wait: bool = False  # every hart is held until gdb lets it go
 
     def as_dict(self) -> dict[str, Any]:

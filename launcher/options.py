@@ -112,7 +112,7 @@ RUN_OPTIONS = (
         "share",
         "list",
         "DIR,tag=TAG[,KEY=VALUE…]",
-        "a directory of the host for the guest, in the Debian guest mounted at /mnt/TAG; proto=9p|virtiofs: how "
+        "a directory of the host for the guest, in the Debian guest mounted at /mnt/TAG; proto=9p|virtiofs|v86fs: how "
         "(default 9p); ro: read-only; repeatable",
         complete="file",
         group="devices",
@@ -143,6 +143,16 @@ RUN_OPTIONS = (
     ),
     Option(
         "gdb", "text", "PORT", "let gdb attach to this port on loopback (or HOST:PORT, or a socket's path)", group="run"
+    ),
+    Option(
+        "qmp", "text", "PORT", "serve QMP there, too: a port on loopback, HOST:PORT, or a socket's path", group="run"
+    ),
+    Option(
+        "metrics",
+        "text",
+        "PORT",
+        "serve figures to Prometheus there, likewise: http://localhost:PORT/metrics",
+        group="run",
     ),
     Option("gdb-wait", "flag", "", "with --gdb: run nothing until gdb says so", group="run"),
     Option("name", "text", "NAME", "the machine's name, for other commands (default vm1, vm2, …)", group="run"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.keeper.child import module_command, module_environment
-from launcher.keeper.gdb import parse_gdb
+from launcher.keeper.listeners import parse_where
 from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, Device, Machine, Serial
 from launcher.options import Given, Options
 from launcher.rundir import RunDirectory
@@ -150,6 +150,8 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
     if root is not None:
         disks.insert(0, ("file:(a private copy of the root image)" if not root else f"file:{root}", None, {}))
     detach = read.flag("detach")
+    if read.flag("gdb-wait") and not read.flag("gdb"):
+        raise ConfigError("--gdb-wait waits for gdb: where?", hint="Add --gdb 1234.")
     serial = parse_serial(serial_given) if (serial_given := read.given("serial")) else Serial()
     if detach and serial_given and serial.kind == "fd":
         raise ConfigError(
@@ -176,8 +178,10 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         sandbox=read.text("sandbox") or "on",
         guest=label,
         verbose=read.flag("verbose"),
-        gdb=_gdb(read),
+        gdb=_where(read, "gdb"),
         gdb_wait=read.flag("gdb-wait"),
+        qmp=_where(read, "qmp"),
+        metrics=_where(read, "metrics"),
     )
     in_guest = None
     if guest == "debian":
@@ -288,14 +292,13 @@ def _harts(given: Given | None) -> int:
     return harts
 
 
-def _gdb(read: _Reader) -> str:
-    given = read.given("gdb")
+def _where(read: _Reader, option: str) -> str:
+    """A place to listen at: --gdb, --qmp, --metrics."""
+    given = read.given(option)
     if given is None:
-        if read.flag("gdb-wait"):
-            raise ConfigError("--gdb-wait waits for gdb: where?", hint="Add --gdb 1234.")
         return ""
     where = str(given.value)
-    parse_gdb(where)
+    parse_where(where, f"--{option}")
     return absolute(given, where) if "/" in where else where
 
 

@@ -80,7 +80,7 @@ def look(channel: Channel) -> dict[str, Any]:
 
 def as_json(seen: dict[str, Any]) -> dict[str, Any]:
     """What `--json` prints."""
-    return {"machine": seen["machine"], "qmp": seen.get("qmp"), "processes": seen["processes"]}
+    return {key: value for key, value in seen.items() if key != "at"}
 
 
 def _host_figures(pid: int | None) -> tuple[int | None, float | None]:
@@ -166,8 +166,7 @@ def table_of(before: dict[str, Any], now: dict[str, Any], columns: int | None) -
     parts.append(now["guest"])
     if now.get("serial"):
         parts.append(f"serial {now['serial']}")
-    if now.get("gdb"):
-        parts.append(f"gdb {now['gdb']}")
+    parts += [f"{name} {now[name]}" for name in ("gdb", "qmp", "metrics") if now.get(name)]
     return "\n".join([show.paint(" · ".join(filter(None, parts)), "bold", sys.stdout), *text])
 
 

@@ -113,6 +113,7 @@ def _start(plan: Plan, command: list[str]) -> int:
             stdout=1,
             terminal=terminal,
             command=CommandOutput(plan.command) if command else None,
+            machine=started.machine.name,
         )
         console.introduce(started.machine, started.keeper.pid)
         with started.channel:

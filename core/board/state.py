@@ -98,6 +98,8 @@ class Uart(Record):
     rx_tail: u32 = acquire()
     tx_tail: u32 = acquire(offset=0x100)  # written by the link thread
     rx_head: u32 = acquire()
+    break_at: u32 = relaxed()  # where in the receive ring a break condition stands
+    break_waits: u32 = acquire()  # 1: the guest has not read it yet
     tx: Array[u8] = plain(count=UART_TX_RING, offset=0x140)
     rx: Array[u8] = plain(count=UART_RX_RING)
 

@@ -6,8 +6,9 @@ sink slows a driver that looks, and holds one that does not (`TX_DEADLINE_NS`, t
 hardware). Received bytes wait on the line until the guest reads them: there is no overrun, and the writer is told how
 many were taken. Baud rate and parity are remembered and mean nothing.
 
-Harts call `uart_read` and `uart_write`; the link thread calls `uart_take` and `uart_give`; the built-in SBI calls
-`uart_put` and `uart_get`. CONSOLE_TX is posted once for a burst, CONSOLE_RX when room appears after a refusal.
+Harts call `uart_read` and `uart_write`; the link thread calls `uart_take`, `uart_give` and `uart_break`; the built-in
+SBI calls `uart_put` and `uart_get`. CONSOLE_TX is posted once for a burst, CONSOLE_RX when room appears after a
+refusal.
 """
 
 from enum import IntEnum, IntFlag
@@ -67,6 +68,7 @@ MCR_OUT2 = 0x08  # gates the interrupt line of a PC; this board's line is not ga
 MCR_LOOP = 0x10
 MCR_BITS = 0x1F
 LSR_DR = 0x01
+LSR_BI = 0x10  # the byte that would be read next is a break
 LSR_THRE = 0x20
 LSR_TEMT = 0x40
 MSR_CTS_DSR_DCD = 0xB0  # the far end is always there
@@ -150,6 +152,8 @@ def pop_received(board: Board) -> u32:
         uart.loop_tail = wrap32(uart.loop_tail + 1)
         return looped
     value: u32 = u32(uart.rx[uart.rx_tail & RX_MASK])
+    if uart.rx_tail == uart.break_at:
+        uart.break_waits = 0
     uart.rx_tail = wrap32(uart.rx_tail + 1)
     fence()
     announce_rx(board)
@@ -245,10 +249,13 @@ def uart_read(board: Board, offset: u64) -> u32:
 
 @fn(inline=True)
 def line_status(board: Board) -> u32:
-    """LSR: no errors ever; data ready; room for a FIFO of bytes; transmitter empty."""
+    """LSR: no errors but a break that was asked for; data ready; room for a FIFO of bytes; transmitter empty."""
     status: u32 = 0
-    if rx_waiting(board.uart) != 0:
+    uart = board.uart
+    if rx_waiting(uart) != 0:
         status = LSR_DR
+        if uart.break_waits != 0 and uart.rx_tail == uart.break_at and (uart.mcr & MCR_LOOP) == 0:
+            status = LSR_DR | LSR_BI
     if tx_ready(board):
         status = status | (LSR_THRE | LSR_TEMT)
     return status
@@ -406,3 +413,20 @@ def uart_give(board: Board, data: u64, count: u32) -> u32:
     update_line(board)
     unlock(addressof(uart.lock))
     return taken
+
+
+@fn
+def uart_break(board: Board) -> bool:
+    """The link thread: a break condition on the line, which arrives as a zero byte. False: the last one waits still, or
+    there is no room."""
+    uart = board.uart
+    if uart.break_waits != 0 or wrap32(uart.rx_head - uart.rx_tail) >= UART_RX_RING:
+        return False
+    uart.break_at = uart.rx_head
+    uart.rx[uart.rx_head & RX_MASK] = 0
+    uart.break_waits = 1
+    uart.rx_head = wrap32(uart.rx_head + 1)
+    lock(addressof(uart.lock))
+    update_line(board)
+    unlock(addressof(uart.lock))
+    return True

@@ -9,6 +9,8 @@ A hart that stops has not begun the instruction at its pc. It holds itself (CONT
 fields are written by others only while the hart is held.
 """
 
+from typing import Any
+
 from core.cpu.csr import read_csr, write_csr
 from core.cpu.csrs import ROW
 from core.cpu.memory import host_of
@@ -40,7 +42,7 @@ from core.cpu.walk import (
     SCHEME_LEVELS,
     load_entry,
 )
-from native import addressof, atomic_or32, atomic_or64, fn, u32, u64
+from native import Function, addressof, atomic_or32, atomic_or64, fn, u32, u64
 
 
 @fn(cold=True)
@@ -155,7 +157,7 @@ def debug_translate(hart: Hart, va: u64) -> u64:
     return NO_ADDRESS
 
 
-EXPORTS = [
+EXPORTS: list[Function[..., Any]] = [
     debug_translate,
     debug_refresh,
     debug_step,

@@ -15,7 +15,7 @@ import core.cpu
 import core.isa
 from core.board.hsm import enter_supervisor, supervise
 from core.board.power import board_stop
-from core.board.uart import uart_give, uart_take
+from core.board.uart import uart_break, uart_give, uart_take
 from core.board.window import window_answer, window_progress, window_state
 from core.cpu import calls, debug
 from core.cpu.handlers import H_CROSS, H_DECODE
@@ -44,6 +44,7 @@ EXPORTS: tuple[calls.AnyFunction, ...] = (
     supervise,
     enter_supervisor,
     board_stop,
+    uart_break,
     uart_give,
     uart_take,
     set_config,

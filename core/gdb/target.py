@@ -228,6 +228,13 @@ class Target:
             raise BadAccess(f"no memory at {address:#x}")
         return bytes(found)
 
+    def read_physical(self, address: int, size: int) -> bytes:
+        """Memory by physical address; fewer bytes where it ends. Raises BadAccess when not even the first is there."""
+        for base, view in self._spans:
+            if base <= address < base + len(view):
+                return bytes(view[address - base : address - base + size])
+        raise BadAccess(f"no memory at physical address {address:#x}")
+
     def write(self, number: int, address: int, data: bytes) -> None:
         """Write memory; all of it or nothing. Raises BadAccess."""
         parts = []

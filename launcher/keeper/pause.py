@@ -45,6 +45,7 @@ class Pause:
         if core.state in ("paused", "running"):
             core.state, core.reason = state, self.why
         if before != self.paused:
+            self._supervisor.events.publish("GUEST_PAUSED" if self.paused else "GUEST_RESUMED")
             self._supervisor.log(f"the guest {'is paused' if self.paused else 'goes on'}")
         return True
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from launcher.keeper.child import Child
 from launcher.keeper.member import Member, core_word
 from proto.errors import ConfigError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Requests"]
 
+KEPT_INSPECTIONS = 16  # looks into the guest that nobody has asked about yet
 STOP_DEADLINE = 0.7  # seconds that a process has between STOP and SIGKILL
 
 
@@ -23,6 +25,8 @@ class Requests:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._inspections: dict[int, dict[str, Any]] = {}  # by number; empty while the core has not answered
+        self._last_inspection = 0
 
     def answer(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a request of the control socket. Raises BulkheadError."""
@@ -40,6 +44,7 @@ class Requests:
             "kips": core_word(self._supervisor.shared, "kips"),
             "serial": self._supervisor.serial_location,
             "gdb": self._supervisor.gdb.location if self._supervisor.gdb else "",
+            **self._supervisor.services.locations,
             "processes": self._supervisor.processes(),
         }
 
@@ -50,6 +55,50 @@ class Requests:
     def _stop(self, body: dict[str, Any]) -> dict[str, Any]:
         self._supervisor.end("quit" if body.get("reason") == "quit" else "stopped")
         return {}
+
+    def _describe(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The machine's description, with the devices as they are by now."""
+        devices = [dataclasses.asdict(member.device) for member in self._supervisor.devices if member.device]
+        return {"machine": {**self._supervisor.machine.as_dict(), "devices": devices}}
+
+    def _reset(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._need_guest()
+        self._supervisor.reset()
+        return {}
+
+    def _powerdown(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._need_guest().send("POWERDOWN")
+        return {}
+
+    def _inspect(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A look into the guest; INSPECTED asks for what the core says."""
+        self._last_inspection += 1
+        while len(self._inspections) >= KEPT_INSPECTIONS:
+            del self._inspections[min(self._inspections)]
+        self._inspections[self._last_inspection] = {}
+        self._need_guest().send("INSPECT", {**body, "number": self._last_inspection})
+        return {"inspect": self._last_inspection}
+
+    def _inspected(self, body: dict[str, Any]) -> dict[str, Any]:
+        number = body.get("inspect", 0)
+        if number not in self._inspections:
+            raise ConfigError("there is no such look into the guest")
+        if not self._inspections[number]:
+            self._need_guest()
+            return {"waiting": True}
+        return self._inspections.pop(number)
+
+    def inspected(self, body: dict[str, Any]) -> None:
+        """The core's answer to an INSPECT."""
+        if body.get("number") in self._inspections:
+            self._inspections[body["number"]] = body
+
+    def _need_guest(self) -> Child:
+        """The core's process. Raises ConfigError while there is none that runs a guest."""
+        child = self._supervisor.core.child
+        if self._supervisor.phase != "running" or child is None:
+            raise ConfigError(f"{self._supervisor.machine.name} does not run: it is {self._supervisor.phase}")
+        return child
 
     def _pause(self, body: dict[str, Any]) -> dict[str, Any]:
         self._supervisor.pause.pause()
@@ -139,6 +188,11 @@ class Requests:
         "MIRROR": _mirror,
         "MIRRORED": _mirrored,
         "MIRROR_CANCEL": _mirror_cancel,
+        "DESCRIBE": _describe,
+        "RESET": _reset,
+        "POWERDOWN": _powerdown,
+        "INSPECT": _inspect,
+        "INSPECTED": _inspected,
         "PAUSE": _pause,
         "CONT": _cont,
         "TRACE": lambda self, body: self._supervisor.traces.describe(body),

@@ -27,14 +27,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launcher.keeper.gdb import GdbListener
-
 from launcher.keeper.child import Child, is_traced
 from launcher.keeper.confinement import Confinement
 from launcher.keeper.control import ControlServer
 from launcher.keeper.events import Events
 from launcher.keeper.hang import LOOK, Hangs
 from launcher.keeper.heard import check, line_of, report_of
+from launcher.keeper.listeners import Listener
 from launcher.keeper.loop import Loop
 from launcher.keeper.member import (
     Member,
@@ -52,6 +51,7 @@ from launcher.keeper.quarantine import Quarantine
 from launcher.keeper.recovery import DEVICE, Recovery
 from launcher.keeper.requests import Requests
 from launcher.keeper.segments import Segment
+from launcher.keeper.services import Services
 from launcher.keeper.spares import Spares
 from launcher.keeper.swap import Swaps
 from launcher.keeper.traces import Traces
@@ -88,7 +88,7 @@ class Supervisor:
         self.client: Channel | None = client
         self.serial = fds.pop("serial", None)  # kept for the next start, after a reset
         self.serial_location = ""
-        self.gdb: GdbListener | None = None
+        self.gdb: Listener | None = None
         self._terminal: tuple[int, list[Any]] | None = None
         self.phase = "starting"  # running, resetting, ending, ended
         self.began = time.monotonic()
@@ -115,6 +115,7 @@ class Supervisor:
         self.mirrors = Mirrors(self)
         self.pause = Pause(self)
         self.quarantine = Quarantine(self)
+        self.services = Services(self)
         self._requests = Requests(self)
         self._control = ControlServer(directory.control, self.loop, self._requests.answer, self.events)
 
@@ -124,7 +125,7 @@ class Supervisor:
         """Start the machine and serve until it has ended."""
         self.loop.on_signals((signal.SIGTERM, signal.SIGINT), self._signalled)
         self._watch_client()
-        self.attempt(self._start_machine)
+        self.attempt(self._open_and_start)
         self.loop.after(LOOK, self.hangs.watch)
         while self.phase != "ended":
             self.loop.turn()
@@ -156,6 +157,7 @@ class Supervisor:
             self.loop.unwatch(self.client)
             self.client.close()
             self.client = None
+            self.events.publish("CLIENT_GONE")
             if not (self.machine.detach and self.phase == "running"):
                 self._restore_terminal()
                 self.end("killed", error="the command that started the machine is gone")
@@ -165,6 +167,11 @@ class Supervisor:
             self.end(packet.body.get("reason", "stopped"))
         elif packet.kind == "RESET" and self.phase in ("starting", "running"):
             self._wind_down("resetting")
+
+    def reset(self) -> None:
+        """Start the guest again, in new memory."""
+        self.events.publish("GUEST_RESET")
+        self._wind_down("resetting")
 
     def restore_terminal_of_client(self, fd: int, saved: list[Any]) -> None:
         """The client has put this terminal into raw mode: should it be killed, undo it."""
@@ -184,6 +191,10 @@ class Supervisor:
         self._tell(kind, **body)
 
     # -- starting --------------------------------------------------------------------------------------------------
+
+    def _open_and_start(self) -> None:
+        self.services.open()
+        self._start_machine()
 
     def _start_machine(self) -> None:
         """Make memory and start every process; the core comes first, and the devices once it listens."""
@@ -240,7 +251,7 @@ class Supervisor:
         if self.serial is not None:
             fds["serial"] = self.serial
         if self.machine.gdb:
-            self.gdb = self.gdb or GdbListener(self.machine.gdb)
+            self.gdb = self.gdb or Listener(self.machine.gdb, "--gdb")
             fds["gdb"] = self.gdb.socket.fileno()
         self.core.started = self.core.child.send("START", body, fds)  # False: it is dead, as its pidfd will say
 
@@ -339,6 +350,8 @@ class Supervisor:
         self._tell("RUNNING", serial=self.serial_location, gdb=gdb, processes=self.processes())
 
     def _core_exit(self, member: Member, packet: Packet) -> None:
+        if self.phase == "resetting":
+            return  # it was told to end; another takes its place
         body = packet.body
         reason = body.get("reason", "error")
         if reason == "reset" and self.machine.reboot and self.phase in ("starting", "running"):
@@ -426,6 +439,9 @@ class Supervisor:
     def _unstore(self, member: Member, packet: Packet) -> None:
         member.drop([str(name) for name in packet.body.get("names", [])])
 
+    def _inspected(self, member: Member, packet: Packet) -> None:
+        self._requests.inspected(packet.body)
+
     def _nothing(self, member: Member, packet: Packet) -> None:
         """Known, and of no consequence here."""
 
@@ -442,6 +458,7 @@ class Supervisor:
         "DEVICE_READY": _device_bound,
         "REFUSED": _refused,
         "OVERDUE": _overdue,
+        "INSPECTED": _inspected,
         "LOG": _log_packet,
     }
     _DEVICE: dict[str, Callable[[Supervisor, Member, Packet], None]] = {
@@ -549,6 +566,7 @@ class Supervisor:
         """Everything is dead: remove what is left, then say how it ended."""
         self.phase = "ended"
         self._control.close()
+        self.services.close()
         self.traces.close()
         self.directory.remove()
         if self.gdb is not None:
@@ -564,7 +582,7 @@ class Supervisor:
         """One row a process, the core first; counters since the machine started."""
         return [
             row_of(member, self.shared) for key, member in self.members.items() if not self.swaps.is_hidden(key)
-        ] + self.spares.rows()
+        ] + [*self.spares.rows(), *self.services.rows()]
 
     def _log_of(self, member: Member, text: str) -> None:
         """A line that a process causes, which may cause many."""

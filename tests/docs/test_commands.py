@@ -17,7 +17,7 @@ from launcher.images import ImagesError, ensure
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "guest").glob("*.md")])
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
-VERBS = "run|ps|logs|stop|pause|cont|crashes|restart|demo|images|doctor|completion|version"
+VERBS = "run|ps|logs|stop|pause|cont|crashes|restart|demo|images|doctor|completion|version|qmp|monitor"
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
 
 # Shown by a test or a job of their own: they take long, need another tree, or would run this very test.
@@ -89,7 +89,7 @@ def own_device():
 
 def needs_machine(command):
     """Does the verb concern a machine that runs already?"""
-    return re.match(r"bulkhead (ps|logs|stop|pause|cont|crashes|restart)\b", command)
+    return re.match(r"bulkhead (ps|logs|stop|pause|cont|crashes|restart|qmp|monitor)\b", command)
 
 
 # Servers that a command needs, by their sockets: as the page shows them, on what they are shown to serve.

@@ -1,7 +1,8 @@
-"""The socket on which the core serves gdb: opened here, so that it outlives a reset of the guest, and lent to the core.
+"""Sockets at which a machine is served to tools: gdb, QMP, metrics. Opened by the keeper, so that they outlive the
+processes that serve them, and a reset of the guest.
 
-`where` is a TCP port on loopback, HOST:PORT, or the path of a Unix socket (it contains a slash). Whoever can connect
-rules the guest.
+`where` is a TCP port on loopback, HOST:PORT, or the path of a Unix socket (it contains a slash), which only the user
+can open.
 """
 
 from __future__ import annotations
@@ -12,27 +13,29 @@ import socket
 
 from proto.errors import ConfigError
 
-__all__ = ["GdbListener", "parse_gdb"]
+__all__ = ["Listener", "parse_where"]
 
 LOOPBACK = "127.0.0.1"
 
 
-def parse_gdb(where: str) -> tuple[str, int]:
-    """Host and port; of a Unix socket the path and -1. Raises ConfigError."""
+def parse_where(where: str, option: str) -> tuple[str, int]:
+    """Host and port; of a Unix socket the path and -1. Raises ConfigError that names the option."""
     if "/" in where:
         return where, -1
     host, _, port = where.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"--gdb {where}: expected a port, HOST:PORT, or the path of a socket", hint="--gdb 1234")
+        raise ConfigError(
+            f"{option} {where}: expected a port, HOST:PORT, or the path of a socket", hint=f"{option} 1234"
+        )
     return host.strip("[]") or LOOPBACK, int(port)
 
 
-class GdbListener:
-    """A listening socket; `location` is what gdb's `target remote` takes."""
+class Listener:
+    """A listening socket; `location` is where clients find it."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, option: str) -> None:
         """Open it. Raises ConfigError when that is not possible."""
-        host, port = parse_gdb(where)
+        host, port = parse_where(where, option)
         self._path = host if port < 0 else ""
         self._inode = 0
         family = socket.AF_UNIX if port < 0 else socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -45,11 +48,11 @@ class GdbListener:
             else:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 self.socket.bind((host, port))
-            self.socket.listen(1)
+            self.socket.listen()
         except OSError as error:
             self.close()
             raise ConfigError(
-                f"--gdb {where}: {(error.strerror or str(error)).lower()}", hint="--gdb 0 takes any free port."
+                f"{option} {where}: {(error.strerror or str(error)).lower()}", hint=f"{option} 0 takes any free port."
             ) from error
         self.location = host if port < 0 else ":".join(str(part) for part in self.socket.getsockname()[:2])
 

@@ -1,0 +1,207 @@
+"""What each command of the table does: requests to the machine's keeper.
+
+One `Actions` serves one conversation, on a control connection of its own, so that a command that takes long (a swap)
+holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from launcher import orders
+from launcher.control import request
+from launcher.qmp.commands import COMMANDS
+from launcher.qmp.schema import schema
+from launcher.qmp.session import version
+from launcher.qmp.tree import Node, build_tree, find
+from proto.channel import Channel
+from proto.errors import ConfigError
+
+__all__ = ["Actions"]
+
+SWAP_DEADLINE = 60.0  # seconds
+RESTART_DEADLINE = 15.0
+INSPECT_DEADLINE = 5.0
+PERIOD = 0.005  # seconds between two questions whether something is done
+STATUS = {"running": "running", "paused": "paused", "starting": "prelaunch"}
+
+
+class Actions:
+    """The commands, on one machine."""
+
+    def __init__(self, control: Channel) -> None:
+        self._control = control
+
+    def act(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Carry out a command of the table, whose arguments are checked already. Raises BulkheadError."""
+        return self._ACTIONS[name](self, **{key.replace("-", "_"): value for key, value in arguments.items()})
+
+    def ask(self, kind: str, **body: Any) -> dict[str, Any]:
+        """A request to the keeper. Raises ConfigError."""
+        return request(self._control, kind, **body)
+
+    def tree(self) -> Node:
+        """The machine as it is now."""
+        return build_tree(self.describe(), self.ask("PS"))
+
+    def describe(self) -> dict[str, Any]:
+        """The machine's description."""
+        machine: dict[str, Any] = self.ask("DESCRIBE")["machine"]
+        return machine
+
+    def inspect(self, **body: Any) -> dict[str, Any]:
+        """A look into the guest (core/inspect.py). Raises ConfigError."""
+        number = self.ask("INSPECT", **body)["inspect"]
+        deadline = time.monotonic() + INSPECT_DEADLINE
+        while (answer := self.ask("INSPECTED", inspect=number)).get("waiting"):
+            if time.monotonic() > deadline:
+                raise ConfigError("the core does not answer")
+            time.sleep(PERIOD)
+        if answer.get("error"):
+            raise ConfigError(answer["error"])
+        return answer
+
+    # -- about the machine -----------------------------------------------------------------------------------------
+
+    def _query_commands(self) -> list[dict[str, Any]]:
+        return [{"name": command.name} for command in COMMANDS]
+
+    def _query_qmp_schema(self) -> list[dict[str, Any]]:
+        return schema()
+
+    def _query_version(self) -> dict[str, Any]:
+        return version()
+
+    def _query_name(self) -> dict[str, Any]:
+        return {"name": self.ask("PS")["machine"]}
+
+    def _query_status(self) -> dict[str, Any]:
+        phase = self.ask("PS")["phase"]
+        return {"running": phase == "running", "status": STATUS.get(phase, "shutdown")}
+
+    def _query_cpus(self) -> list[dict[str, Any]]:
+        pid = next(row["pid"] for row in self.ask("PS")["processes"] if row["id"] == "core")
+        return [
+            {
+                "cpu-index": number,
+                "thread-id": pid or 0,
+                "qom-path": f"/machine/core/hart[{number}]",
+                "target": "riscv64",
+                "props": {},
+            }
+            for number in range(self.describe()["harts"])
+        ]
+
+    def _query_memory(self) -> dict[str, Any]:
+        return {"base-memory": self.describe()["memory"]}
+
+    def _query_block(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "device": device["id"],
+                "qdev": f"/machine/devices/{device['id']}",
+                "type": "unknown",
+                "locked": False,
+                "removable": False,
+                "inserted": {
+                    "file": device["backend"],
+                    "ro": bool(device["properties"].get("ro", False)),
+                    "drv": device["backend"].partition(":")[0],
+                },
+            }
+            for device in self.describe()["devices"]
+            if device["device"] == "blk"
+        ]
+
+    def _query_processes(self) -> list[dict[str, Any]]:
+        processes: list[dict[str, Any]] = self.ask("PS")["processes"]
+        return processes
+
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    def _stop(self) -> dict[str, Any]:
+        return self.ask("PAUSE")
+
+    def _cont(self) -> dict[str, Any]:
+        return self.ask("CONT")
+
+    def _quit(self) -> dict[str, Any]:
+        self._control.send("STOP")  # its end-of-file is the answer
+        return {}
+
+    def _system_reset(self) -> dict[str, Any]:
+        return self.ask("RESET")
+
+    def _system_powerdown(self) -> dict[str, Any]:
+        return self.ask("POWERDOWN")
+
+    def _device_restart(self, id: str) -> dict[str, Any]:
+        epoch = self.ask("RESTART", id=id)["epoch"]
+        row = orders.await_running(self._control, id, epoch, time.monotonic() + RESTART_DEADLINE)
+        return {"pid": row["pid"], "epoch": row["epoch"]}
+
+    def _device_swap(
+        self, id: str, uri: str = "", device: str = "", properties: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        number = self.ask("SWAP", id=id, backend=uri, device=device, properties=properties or {})["swap"]
+        deadline = time.monotonic() + SWAP_DEADLINE
+        while (result := self.ask("SWAPPED", swap=number))["state"] not in ("done", "failed"):
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{id} was not swapped within {SWAP_DEADLINE:.0f} s: {result['state']}")
+            time.sleep(PERIOD)
+        if result["state"] == "failed":
+            raise ConfigError(result["error"], hint=result["hint"])
+        return {"pause-ms": result["pause_ms"], "epoch": result["epoch"]}
+
+    # -- the tree --------------------------------------------------------------------------------------------------
+
+    def _qom_list(self, path: str) -> list[dict[str, str]]:
+        return find(self.tree(), path).listing()
+
+    def _qom_get(self, path: str, property: str) -> Any:
+        node = find(self.tree(), path)
+        if property not in node.properties:
+            raise ConfigError(f"{path} has no property {property}")
+        return node.properties[property]
+
+    def _qom_set(self, path: str, property: str, value: Any) -> dict[str, Any]:
+        node = find(self.tree(), path)
+        if property not in node.properties:
+            raise ConfigError(f"{path} has no property {property}")
+        if property not in node.writable:
+            raise ConfigError(f"{property} of {path} cannot be set")
+        if property == "uri":
+            self._device_swap(node.device, uri=str(value))
+        else:
+            self._device_swap(node.device, properties={property: value})
+        return {}
+
+    def _monitor(self, command_line: str, cpu_index: int = 0) -> str:
+        from launcher.qmp.monitor import Monitor  # it needs us
+
+        return Monitor(self, cpu_index).run(command_line)
+
+    _ACTIONS: dict[str, Callable[..., Any]] = {
+        "query-commands": _query_commands,
+        "query-qmp-schema": _query_qmp_schema,
+        "query-version": _query_version,
+        "query-name": _query_name,
+        "query-status": _query_status,
+        "query-cpus-fast": _query_cpus,
+        "query-memory-size-summary": _query_memory,
+        "query-block": _query_block,
+        "query-processes": _query_processes,
+        "stop": _stop,
+        "cont": _cont,
+        "quit": _quit,
+        "system_reset": _system_reset,
+        "system_powerdown": _system_powerdown,
+        "device-restart": _device_restart,
+        "device-swap": _device_swap,
+        "qom-list": _qom_list,
+        "qom-get": _qom_get,
+        "qom-set": _qom_set,
+        "human-monitor-command": _monitor,
+    }
