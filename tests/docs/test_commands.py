@@ -27,6 +27,7 @@ ELSEWHERE = {
     r"^python -m pytest": "the test runner itself",
     r"^python -m bench": "tests/bench",
     r"riscv-tests": "tests of others, fetched by hand: docs/testing.md says so",
+    r"^qmp-shell": "tests/qmp/test_qmp_machine.py",
     r"^bulkhead images --clean": "tests/images, with a cache of its own",
     r"^make -C guest|^make -C bench/guest": "tests/guest/test_rebuild.py",
 }

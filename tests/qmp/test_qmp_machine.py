@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,13 @@ def test_qemus_own_client_controls_the_machine(qmp_path: str, tmp_path: Path) ->
         await client.disconnect()
 
     asyncio.run(asyncio.wait_for(conversation(), 60))
+
+
+def test_qmp_shell_works(qmp_path: str) -> None:
+    shell = [sys.executable, "-m", "qemu.qmp.qmp_shell", qmp_path]
+    typed = "query-name\nqom-get path=/machine property=harts\n"
+    done = subprocess.run(shell, input=typed, capture_output=True, text=True, timeout=60)
+    assert "served" in done.stdout and '{"return": 2}' in done.stdout, done.stdout + done.stderr
 
 
 def test_a_killed_server_costs_its_clients_only_and_the_next_client_gets_another(
