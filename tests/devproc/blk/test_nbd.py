@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import os
 import random
 import shutil
@@ -245,3 +246,25 @@ def test_a_hostile_server_is_refused(tmp_path, what):
         with pytest.raises(ConfigError):
             open_backend(f"nbd+unix:timeout=2:///?socket={tmp_path}/s")
         talker.join(5)
+
+
+@pytest.mark.parametrize("format", ["vmdk", "vhdx", "vdi"])
+def test_other_formats_are_disks_by_way_of_qemu_nbd(serve, image, tmp_path, format):
+    """As docs/disks.md says."""
+    other = tmp_path / f"machine.{format}"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", format, image, other], check=True, timeout=60)
+    words = ["--persistent", f"--socket={tmp_path}/s", f"--format={format}"]
+    serve("qemu-nbd", *words, other, path=tmp_path / "s")
+    model = random_requests(f"nbd+unix:///?socket={tmp_path}/s", CONTENT, 4, 60, reopen=True)
+    back = tmp_path / "back.raw"
+    subprocess.run(["qemu-img", "convert", "-U", "-f", format, "-O", "raw", other, back], check=True, timeout=60)
+    assert back.read_bytes() == model.data
+
+
+def test_a_compressed_image_is_a_disk_by_way_of_nbdkit(serve, tmp_path):
+    """As docs/disks.md says."""
+    (tmp_path / "disk.img.xz").write_bytes(lzma.compress(CONTENT))
+    serve(*nbdkit(tmp_path, "-r", "--filter=xz", "file", tmp_path / "disk.img.xz"), path=tmp_path / "s")
+    disk = open_backend(f"snapshot:nbd+unix:///?socket={tmp_path}/s")
+    assert read(disk, 0, SIZE) == CONTENT
+    disk.close()
