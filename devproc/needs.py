@@ -246,6 +246,7 @@ class _Peek:
 def _share(needs: Needs, directory: str, read_only: bool) -> None:
     needs.profile = "share"
     if directory in ("", MEMORY):
+        needs.nameless += 1
         return
     path = os.path.abspath(directory)
     needs.rules.append((path, "read" if read_only else "tree"))

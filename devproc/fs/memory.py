@@ -33,7 +33,7 @@ XATTR_CREATE, XATTR_REPLACE = 1, 2
 SIZE_MAX = 1 << 30  # of one file
 BLOCKS, BLOCKS_FREE = 1048576, 524288  # what the tree says it has; 2 GiB can be used
 FILES, FILES_FREE = 1048576, 524288
-XATTRS_MAX = 1 << 20  # bytes of all extended attributes
+TEXTS_MAX = 64 << 20  # bytes of all names, targets and extended attributes: what the journal can hold twice
 JOURNAL_SIZE = 512 << 20  # sparse
 DATA_SIZE = 1 << 62
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 0x10
@@ -158,9 +158,7 @@ class MemoryTree:
             self._commit(self.nodes[ROOT_INODE])
         self.next_inode = max(first_inode, *(inode + 1 for inode in self.nodes))
         self._next_entry = min([0, *self._entries.values()]) - 1
-        self._xattrs = sum(
-            len(name) + len(value) for node in self.nodes.values() for name, value in node.xattrs.items()
-        )
+        self._texts = sum(map(_texts, self.nodes.values())) + sum(len(name) for _, name in self._entries)
 
     def stat(self, path: bytes) -> Attributes:
         return self._find(path).attributes()
@@ -233,6 +231,7 @@ class MemoryTree:
         directory, name = self._free_place(path)
         if stat.S_ISDIR(node.mode):
             fail(errno.EPERM)
+        self._take(len(name))
         node.nlink += 1
         self._commit(directory, node, entries=[self._name(directory, name, node)])
 
@@ -274,9 +273,11 @@ class MemoryTree:
         there = self.nodes.get(target.names.get(new_name, 0))
         if there is node:
             return
-        entries = []
         if there is not None:
             self._check_replaced(node, there)
+        self._take(len(new_name) - len(old_name))
+        entries = []
+        if there is not None:
             entries.append(self._unname(target, new_name, there))
         entries.append((self._entries.pop((source.inode, old_name)), None))
         del source.names[old_name]
@@ -309,9 +310,7 @@ class MemoryTree:
         if name not in node.xattrs and flags & XATTR_REPLACE:
             fail(errno.ENODATA)
         more = len(value) - len(node.xattrs[name]) if name in node.xattrs else len(name) + len(value)
-        if self._xattrs + more > XATTRS_MAX:
-            fail(errno.ENOSPC)
-        self._xattrs += more
+        self._take(more)
         node.xattrs[name] = value
         self._commit(node)
 
@@ -323,7 +322,7 @@ class MemoryTree:
         value = node.xattrs.pop(name, None)
         if value is None:
             fail(errno.ENODATA)
-        self._xattrs -= len(name) + len(value)
+        self._texts -= len(name) + len(value)
         self._commit(node)
 
     def close(self) -> None:
@@ -384,7 +383,7 @@ class MemoryTree:
         if self._ended or node.nlink or node.opened or node.inode not in self.nodes:
             return
         del self.nodes[node.inode]
-        self._xattrs -= sum(len(name) + len(value) for name, value in node.xattrs.items())
+        self._texts -= _texts(node)
         self._journal.drop(node.inode)
         self._clear(node.inode, 0)
 
@@ -442,6 +441,7 @@ class MemoryTree:
     def _add(self, directory: Node, name: bytes, mode: int, owner: Owner, rdev: int = 0, target: bytes = b"") -> Node:
         if len(self.nodes) > FILES_FREE or len(self._entries) > FILES_FREE:
             fail(errno.ENOSPC)
+        self._take(len(name) + len(target))
         now = time.time_ns()
         node = Node(self.next_inode, mode, owner.uid, owner.gid, now, now, now, rdev, len(target), target)
         if directory.mode & stat.S_ISGID:
@@ -453,6 +453,12 @@ class MemoryTree:
         self.nodes[node.inode] = node
         self._commit(directory, node, entries=[self._name(directory, name, node)])
         return node
+
+    def _take(self, size: int) -> None:
+        """So many bytes of text more. Raises OSError ENOSPC."""
+        if size > 0 and self._texts + size > TEXTS_MAX:
+            fail(errno.ENOSPC)
+        self._texts += size
 
     def _name(self, directory: Node, name: bytes, node: Node) -> tuple[int, Any]:
         """Give a node a name; the journal's word for that."""
@@ -471,6 +477,7 @@ class MemoryTree:
         if stat.S_ISDIR(node.mode):
             node.nlink = 0
             directory.nlink -= 1
+        self._texts -= len(name)
         return self._entries.pop((directory.inode, name)), None
 
     @staticmethod
@@ -529,6 +536,11 @@ def kept_tree(device: Device) -> MemoryTree:
     finally:
         os.close(journal)
         os.close(data)
+
+
+def _texts(node: Node) -> int:
+    """Bytes of a link's target and of extended attributes."""
+    return len(node.target) + sum(len(name) + len(value) for name, value in node.xattrs.items())
 
 
 def _begin(node: Node) -> int:

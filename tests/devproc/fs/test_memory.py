@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devproc.fs import memory
 from devproc.fs.host import HostTree
-from devproc.fs.memory import MemoryTree
+from devproc.fs.journal import make_memory
+from devproc.fs.memory import DATA_SIZE, JOURNAL_SIZE, MemoryTree
 from devproc.fs.tree import Changes, Owner
 
 PATHS = st.sampled_from([b"a", b"b", b"a/x", b"a/y", b"b/x", b"a/x/z"])
@@ -67,4 +69,67 @@ def test_an_open_file(make, tmp_path):
     file.allocate(0, 0, 100)
     assert file.attributes().size == 100 and file.seek(0, os.SEEK_DATA) == 0
     file.close()
+    tree.close()
+
+
+def test_a_successor_finds_what_its_predecessor_left():
+    """Whatever was done, a tree made of the same memory is the same tree, and counts the same."""
+    journal, data = make_memory("tree", JOURNAL_SIZE), make_memory("contents", DATA_SIZE)
+    tree = MemoryTree(journal, data)
+    tree.mkdir(b"d", 0o750, Owner(5, 6))
+    file = tree.create(b"d/f", os.O_RDWR, 0o4644, Owner())
+    file.write([memoryview(b"contents")], 10)
+    file.change(Changes(size=14, mtime=5))
+    tree.link(b"d/f", b"hard")
+    tree.symlink(b"d/link", b"../x", Owner())
+    tree.mknod(b"pipe", 0o10600, 0, Owner())
+    tree.set_xattr(b"d", b"user.x", b"value", 0)
+    tree.rename(b"d", b"e")
+    gone = tree.create(b"gone", os.O_RDWR, 0o600, Owner())
+    gone.write([memoryview(b"open")], 0)
+    tree.unlink(b"gone")
+    again = MemoryTree(journal, data)  # the other was killed
+    assert again.nodes.keys() == tree.nodes.keys() and again._texts == tree._texts
+    assert all(again.nodes[inode].attributes() == node.attributes() for inode, node in tree.nodes.items())
+    room = bytearray(20)
+    assert again.open(b"hard", os.O_RDONLY).read([memoryview(room)], 0) == 14
+    assert room == (bytes(10) + b"cont").ljust(20, b"\0")
+    assert again.get_xattr(b"e", b"user.x") == b"value" and again.readlink(b"e/link") == b"../x"
+    inode = gone.attributes().inode
+    file = again.open_nameless(inode, os.O_RDONLY)
+    assert file.read([memoryview(room)], 0) == 4 and room[:4] == b"open"
+    file.close()
+    with pytest.raises(OSError):
+        again.open_nameless(inode, os.O_RDONLY)
+    for name in (b"hard", b"e/f", b"e/link"):
+        again.unlink(name)
+    assert again.stat(b"e").nlink == 2
+    again.close()
+    os.close(journal)
+    os.close(data)
+
+
+def test_what_is_cut_off_is_gone_and_what_is_too_much_is_refused(monkeypatch):
+    tree = MemoryTree()
+    file = tree.create(b"f", os.O_RDWR, 0o644, Owner())
+    file.write([memoryview(b"x" * 10000)], 0)
+    file.change(Changes(size=5))
+    file.change(Changes(size=9))
+    room = bytearray(20)
+    assert file.read([memoryview(room)], 0) == 9 and room == b"xxxxx".ljust(20, b"\0")
+    monkeypatch.setattr(memory, "BLOCKS_FREE", 3)
+    for call in (
+        lambda: file.write([memoryview(b"x" * 20000)], 0),
+        lambda: file.write([memoryview(b"x")], 1 << 30),
+        lambda: file.change(Changes(size=(1 << 30) + 1)),
+    ):
+        with pytest.raises(OSError):
+            call()
+    monkeypatch.setattr(memory, "TEXTS_MAX", tree._texts + 10)
+    with pytest.raises(OSError):
+        tree.symlink(b"l", b"x" * 10, Owner())
+    tree.create(b"n", os.O_RDWR, 0o644, Owner()).close()
+    tree.unlink(b"f")
+    file.close()
+    assert tree._used() == 0 and len(tree.nodes) == 2
     tree.close()
