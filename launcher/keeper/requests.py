@@ -36,16 +36,17 @@ class Requests:
         return handler(self, body)
 
     def _ps(self, body: dict[str, Any]) -> dict[str, Any]:
+        supervisor = self._supervisor
         return {
-            "machine": self._supervisor.machine.name,
-            "phase": "paused" if self._supervisor.pause.paused else self._supervisor.phase,
-            "guest": self._supervisor.machine.guest,
-            "uptime": time.monotonic() - self._supervisor.began,
-            "kips": core_word(self._supervisor.shared, "kips"),
-            "serial": self._supervisor.serial_location,
-            "gdb": self._supervisor.gdb.location if self._supervisor.gdb else "",
-            **self._supervisor.services.locations,
-            "processes": self._supervisor.processes(),
+            "machine": supervisor.machine.name,
+            "phase": "paused" if supervisor.pause.paused else supervisor.phase,
+            "guest": supervisor.machine.guest,
+            "uptime": time.monotonic() - supervisor.began,
+            "kips": core_word(supervisor.shared, "kips"),
+            "serial": supervisor.serial_location,
+            "gdb": supervisor.gdb.location if supervisor.gdb else "",
+            **supervisor.services.locations,
+            "processes": supervisor.processes(),
         }
 
     def _watch(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -110,28 +111,25 @@ class Requests:
         return {}
 
     def _restart(self, body: dict[str, Any]) -> dict[str, Any]:
-        member = self._supervisor.members.get(body.get("id", ""))
+        supervisor = self._supervisor
+        member = supervisor.members.get(body.get("id", ""))
         if member is None:
-            known = ", ".join(self._supervisor.members)
-            raise ConfigError(
-                f"{self._supervisor.machine.name} has no process {body.get('id')}", hint=f"It has: {known}."
-            )
-        if member is self._supervisor.core or self._supervisor.phase != "running":
-            raise ConfigError(
-                f"{member.id} cannot be restarted {'' if member is self._supervisor.core else 'now'}".rstrip(),
-                hint="The guest lives in the core: `bulkhead stop` ends it." if member is self._supervisor.core else "",
-            )
-        if self._supervisor.quarantine.release(member):
+            known = ", ".join(supervisor.members)
+            raise ConfigError(f"{supervisor.machine.name} has no process {body.get('id')}", hint=f"It has: {known}.")
+        if member is supervisor.core:
+            raise ConfigError("core cannot be restarted", hint="The guest lives in it: `bulkhead stop` ends it.")
+        if supervisor.phase != "running":
+            raise ConfigError(f"{member.id} cannot be restarted now", hint=f"The machine is {supervisor.phase}.")
+        if supervisor.quarantine.release(member):
             return {"epoch": member.epoch}
         child = member.child
         if child is None:
             return {"epoch": member.epoch + 1}  # on its way
         member.wanted = True
+        fence = supervisor.recovery.fence
         if not (member.started and child.send("STOP")):
-            self._supervisor.recovery.fence(member)
-        self._supervisor.loop.after(
-            STOP_DEADLINE, lambda: self._supervisor.recovery.fence(member) if member.child is child else None
-        )
+            fence(member)
+        supervisor.loop.after(STOP_DEADLINE, lambda: fence(member) if member.child is child else None)
         return {"epoch": member.epoch + 1}
 
     def _swap(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,6 @@ class Supervisor:
             self.client.close()
             self.client = None
             self.events.publish("CLIENT_GONE")
-            self.events.publish("CLIENT_GONE")
             if not (self.machine.detach and self.phase == "running"):
                 self._restore_terminal()
                 self.end("killed", error="the command that started the machine is gone")
