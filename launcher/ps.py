@@ -30,7 +30,14 @@ PERIOD = 1.0  # seconds between two looks of a live one
 HEADER = ("ID", "ROLE", "PID", "STATE", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE", "BACKEND")
 NUMBERS = ("PID", "EPOCH", "RESTARTS", "MEM", "CPU", "REQ/s", "MB/s", "QUEUE")
 NONE = "-"
-STATE_COLOURS = {"running": "green", "stuck": "red", "quarantined": "red", "restarting": "yellow", "paused": "yellow"}
+STATE_COLOURS = {
+    "running": "green",
+    "stuck": "red",
+    "quarantined": "red",
+    "restarting": "yellow",
+    "paused": "yellow",
+    "waiting": "yellow",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """What is known of a death, taken before the successor changes it, and the bundle that is made of it.
 
-`gather` runs between a device's death and its successor's START, so it is short: the in-flight table, the marks, and
-the first words of each request, read from the guest's memory. `write` comes later, when nobody waits.
+`gather` runs before the successor is started, so it is short: the in-flight table and the marks. `look` reads the
+requests from the guest's memory, while the successor comes up and before it gets its START. `write` comes when nobody
+waits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from proto.errors import ConfigError
 from proto.pages import MAX_QUEUES, queue_statistics
 from proto.trace import TracePoint, last_records
 
-__all__ = ["Death", "Evidence", "gather", "write"]
+__all__ = ["Death", "Evidence", "gather", "look_at", "write"]
 
 LOG_TAIL = 32 << 10
 RECORDS = 256
@@ -59,6 +60,7 @@ class Evidence:
     carried_out: list[Any] = field(default_factory=list)  # the one that was alone, if any was
     condemned: list[Flight] = field(default_factory=list)  # at this death
     saved: bytes = b""
+    look: Callable[[], None] | None = None
     written: bool = False
 
     @property
@@ -99,20 +101,31 @@ def gather(
     marked = {queue: mark - 1 for queue, mark in marks.items() if mark}
     if death.served:
         evidence.condemned = suspects.died(flights, marked, crash=not death.outside)
-    guest = Guest(shared["ram0"].fd, RAM_BASE, machine.memory)
     evidence.count = len(flights)
-    evidence.flights = decode(flights, rings, guest, kind)
-    alone = [flight for flight in flights if marked.get(flight.queue) == flight.counter]
-    evidence.carried_out = decode(alone, rings, guest, kind)
-    if evidence.condemned:
-        (guilty,) = evidence.condemned
-        request = {**save(guilty, rings, guest), "device": about["device"], "device_id": kind, "epoch": member.epoch}
-        evidence.saved = saved_request(request)
+    guest = Guest(shared["ram0"].fd, RAM_BASE, machine.memory)
+
+    def look() -> None:
+        evidence.flights = decode(flights, rings, guest, kind)
+        alone = [flight for flight in flights if marked.get(flight.queue) == flight.counter]
+        evidence.carried_out = decode(alone, rings, guest, kind)
+        for guilty in evidence.condemned:
+            request = {**save(guilty, rings, guest), "device": about["device"], "device_id": kind}
+            evidence.saved = saved_request({**request, "epoch": about["epoch"]})
+
+    evidence.look = look
     return evidence
+
+
+def look_at(evidence: Evidence) -> None:
+    """Read the requests, unless that was done."""
+    look, evidence.look = evidence.look, None
+    if look is not None:
+        look()
 
 
 def write(evidence: Evidence, outcome: str, trace: Segment | None) -> Path:
     """Make the bundle. Raises OSError and ConfigError."""
+    look_at(evidence)
     death = evidence.death
     member = dict(evidence.member)
     log = Path(member.pop("log"))

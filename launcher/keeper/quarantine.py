@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher.keeper.child import Child
-from launcher.keeper.crash import Death, Evidence, gather, write
+from launcher.keeper.crash import Death, Evidence, gather, look_at, write
 from launcher.keeper.member import Member
 from launcher.keeper.poison import Suspects
 from proto.errors import BulkheadError
@@ -108,6 +108,12 @@ class Quarantine:
             supervisor.log(f"{member.id}: queue {flight.queue} head {flight.head} killed it: it gets an I/O error")
             supervisor.events.publish("REQUEST_POISONED", member.id, **flight._asdict(), bundle=self.bundle(member))
         record.crashed = not (outside or away) and not record.evidence.condemned
+
+    def look(self, member: Member) -> None:
+        """Its successor is on its way: read what the dead process had in flight, while it is still there."""
+        evidence = self._record(member).evidence
+        if evidence is not None:
+            look_at(evidence)
 
     def bundle(self, member: Member) -> str:
         """Where the bundle of the last death is, or will be in a moment."""

@@ -496,6 +496,7 @@ class Supervisor:
         elif not self.swaps.died(member, what):
             self.quarantine.died(member, child, status, what, lived)
             self.recovery.restart(member, lived, what)
+            self.quarantine.look(member)
 
     def _core_died(self, status: int, what: str) -> None:
         """The core is gone without EXIT: the machine has ended with it."""
