@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from launcher.exitcodes import ExitCode
 from launcher.trace.requests import FIELDS, Follower
 from launcher.trace.summary import Summary, duration
 from launcher.trace.tellers import HEADERS, amount, strip
@@ -287,4 +288,4 @@ def test_a_machine_is_traced_while_its_disk_is_killed(start: Callable[..., Any],
     assert everything.interrupt() == 0
     assert writes.interrupt() == 0
     refused = subprocess.run([*COMMAND, "trace", "blk7"], capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 2 and "there is no process blk7; did you mean blk0?" in refused.stderr
+    assert refused.returncode == ExitCode.ERROR and "there is no process blk7; did you mean blk0?" in refused.stderr
