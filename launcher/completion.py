@@ -62,6 +62,8 @@ def _positional(verb: Verb) -> str:
         "logs": "processes",
         "restart": "processes",
         "swap": "processes",
+        "trace": "processes",
+        "keys": "create",
         "mirror": "processes",
         "completion": "bash zsh fish",
     }.get(verb.name, "")

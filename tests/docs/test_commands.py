@@ -17,7 +17,7 @@ from launcher.images import ImagesError, ensure
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "guest").glob("*.md")])
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
-VERBS = "run|ps|logs|stop|pause|cont|crashes|restart|demo|images|doctor|completion|version|qmp|monitor"
+VERBS = "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|demo|images|doctor|completion|version|qmp|monitor"
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
 
 # Shown by a test or a job of their own: they take long, need another tree, or would run this very test.
@@ -28,6 +28,7 @@ ELSEWHERE = {
     r"^python -m bench": "tests/bench",
     r"riscv-tests": "tests of others, fetched by hand: docs/testing.md says so",
     r"^qmp-shell": "tests/qmp/test_qmp_machine.py",
+    r"^bulkhead (trace|keys)\b": "tests/launcher/test_trace.py, test_trace_tap.py: they follow a machine that runs",
     r"^bulkhead images --clean": "tests/images, with a cache of its own",
     r"^make -C guest|^make -C bench/guest": "tests/guest/test_rebuild.py",
 }
