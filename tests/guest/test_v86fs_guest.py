@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conversation import BULKHEAD, Conversation
 
-STEPS = 3000
+STEPS = 2000
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def pid_of_share() -> int:
     seen = subprocess.run(
         [*BULKHEAD, "ps", "--json", "--machine", "v86fs"], capture_output=True, check=True, timeout=30
     )
-    return int(next(row["pid"] for row in json.loads(seen.stdout)["processes"] if row["id"] == "fs0"))
+    return int(next(row["pid"] or 0 for row in json.loads(seen.stdout)["processes"] if row["id"] == "fs0"))
 
 
 def kill_when_it_is_back(killed: set[int]) -> None:
