@@ -11,24 +11,27 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
 
-from devproc.fs.tree import fail, parent
+from devproc.fs.tree import Entry, fail, parent
 from proto.errors import ConfigError
 
-__all__ = ["Beneath", "allocate", "birth_time", "by_descriptor", "rename2", "set_times", "sync_all"]
+__all__ = ["Beneath", "allocate", "birth_time", "by_descriptor", "list_directory", "rename2", "set_times", "sync_all"]
 
 SYS_OPENAT2 = 437  # the same on every architecture
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 AT_EMPTY_PATH = 0x1000
 STATX_BTIME = 0x800
+LISTING = 32768  # bytes of a directory read at a time
+DT_UNKNOWN = 0
+KINDS = frozenset({4, 8, 10})  # DT_DIR, DT_REG, DT_LNK
+_DIRENT = struct.Struct("<QqHB")
 PATH_MAX = 4096  # what one call takes, with its zero byte
 RETRIES = 16  # openat2 says EAGAIN when a rename came in between
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_libc.syscall.restype = _libc.getdents64.restype = ctypes.c_long
 
 
 class _How(ctypes.Structure):
@@ -53,6 +56,33 @@ class _Statx(ctypes.Structure):
         ("nanoseconds", ctypes.c_uint32),
         ("after", ctypes.c_uint8 * 164),
     ]
+
+
+class _Held:
+    """A descriptor that is closed in the end."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+class _Place(_Held):
+    """A directory's, with a name in it."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, fd: int, name: bytes) -> None:
+        self.fd, self.name = fd, name
+
+    def __enter__(self) -> tuple[int, bytes]:  # type: ignore[override]
+        return self.fd, self.name
 
 
 class Beneath:
@@ -102,24 +132,14 @@ class Beneath:
                 break
         fail(ctypes.get_errno())
 
-    @contextmanager
-    def found(self, path: bytes) -> Iterator[int]:
-        """An O_PATH descriptor of what is at `path`."""
-        fd = self.open(path, os.O_PATH)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+    def found(self, path: bytes) -> _Held:
+        """For `with`: an O_PATH descriptor of what is at `path`."""
+        return _Held(self.open(path, os.O_PATH))
 
-    @contextmanager
-    def directory_of(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        """A descriptor of the directory that `path` is in, and its name there."""
+    def directory_of(self, path: bytes) -> _Place:
+        """For `with`: a descriptor of the directory that `path` is in, and its name there."""
         directory, name = parent(path)
-        fd = self.open(directory, os.O_PATH | os.O_DIRECTORY)
-        try:
-            yield fd, name
-        finally:
-            os.close(fd)
+        return _Place(self.open(directory, os.O_PATH | os.O_DIRECTORY), name)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -162,3 +182,23 @@ def sync_all(fd: int) -> None:
     """syncfs(2): the whole file system that a descriptor is on. Raises OSError."""
     if _libc.syncfs(fd) < 0:
         fail(ctypes.get_errno())
+
+
+def list_directory(fd: int, device: int) -> list[Entry]:
+    """What is in an open directory, without "." and ".."; a kind other than directory, file and link is left open: to
+    the guest it may be another."""
+    buffer = ctypes.create_string_buffer(LISTING)
+    found: list[Entry] = []
+    while True:
+        size: int = _libc.getdents64(fd, buffer, LISTING)
+        if size < 0:
+            fail(ctypes.get_errno())
+        if size == 0:
+            return found
+        data, at = buffer.raw[:size], 0
+        while at < size:
+            inode, _, length, kind = _DIRENT.unpack_from(data, at)
+            name = data[at + _DIRENT.size : data.index(0, at + _DIRENT.size)]
+            at += length
+            if name not in (b".", b".."):
+                found.append(Entry(name, device, inode, kind if kind in KINDS else DT_UNKNOWN))

@@ -12,7 +12,16 @@ import stat
 from collections.abc import Sequence
 
 from devproc.fs import mapped
-from devproc.fs.beneath import Beneath, allocate, birth_time, by_descriptor, rename2, set_times, sync_all
+from devproc.fs.beneath import (
+    Beneath,
+    allocate,
+    birth_time,
+    by_descriptor,
+    list_directory,
+    rename2,
+    set_times,
+    sync_all,
+)
 from devproc.fs.tree import NOW, Attributes, Changes, Entry, OpenFile, Owner, Space, fail
 
 __all__ = ["HostTree"]
@@ -23,7 +32,6 @@ FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 0x10
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC
 OUR_XATTRS = b"user.bulkhead."
-DT_UNKNOWN, DT_DIR, DT_REG, DT_LNK = 0, 4, 8, 10
 
 
 class HostFile:
@@ -127,12 +135,11 @@ class HostTree:
         with self._beneath.found(path) as found:
             fd = _reopen(found, os.O_DIRECTORY)
         try:
-            device = os.fstat(fd).st_dev
-            with os.scandir(fd) as entries:
-                seen = [Entry(os.fsencode(entry.name), device, entry.inode(), _kind(entry)) for entry in entries]
+            seen = list_directory(fd, os.fstat(fd).st_dev)
         finally:
             os.close(fd)
-        return sorted(seen, key=lambda entry: entry.name)
+        seen.sort()
+        return seen
 
     def mkdir(self, path: bytes, mode: int, owner: Owner) -> None:
         mode = stat.S_IFDIR | (mode & mapped.PERMISSIONS)
@@ -261,16 +268,6 @@ def _time(value: int | None) -> tuple[int, int]:
     if value is None:
         return 0, UTIME_OMIT
     return (0, UTIME_NOW) if value == NOW else divmod(value, SECOND)
-
-
-def _kind(entry: os.DirEntry[str]) -> int:
-    if entry.is_symlink():
-        return DT_LNK
-    if entry.is_dir(follow_symlinks=False):
-        return DT_DIR
-    if entry.is_file(follow_symlinks=False):
-        return DT_REG
-    return DT_UNKNOWN  # the guest asks
 
 
 def _may_have_xattrs(fd: int) -> bool:

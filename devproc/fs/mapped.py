@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from devproc.fs.beneath import by_descriptor
 from devproc.fs.tree import Attributes, Owner, fail
@@ -28,8 +28,7 @@ PERMISSIONS = 0o7777
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 
 
-@dataclass(frozen=True, slots=True)
-class _Guest:
+class _Guest(NamedTuple):
     """What a file is to the guest."""
 
     uid: int
@@ -77,12 +76,12 @@ def change(fd: int, mode: int | None, uid: int | None, gid: int | None) -> None:
         return
     guest = _guest(fd, status)
     if mode is not None:
-        guest = replace(guest, mode=stat.S_IFMT(guest.mode) | (mode & PERMISSIONS))
+        guest = guest._replace(mode=stat.S_IFMT(guest.mode) | (mode & PERMISSIONS))
         wanted = host_mode(guest.mode)
         if stat.S_IMODE(status.st_mode) != wanted:
             os.chmod(by_descriptor(fd), wanted)
             status = os.fstat(fd)
-    guest = replace(guest, uid=guest.uid if uid is None else uid, gid=guest.gid if gid is None else gid)
+    guest = guest._replace(uid=guest.uid if uid is None else uid, gid=guest.gid if gid is None else gid)
     _store(fd, status, guest)
 
 

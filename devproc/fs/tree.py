@@ -15,7 +15,8 @@ import stat
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from functools import cache
+from typing import NamedTuple, NoReturn, Protocol
 
 __all__ = [
     "NOW",
@@ -39,8 +40,7 @@ NAME_MAX = 255
 NOW = -1  # as a time in `Changes`: the present one
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """What stat(2) says, as the guest shall see it. Times are nanoseconds."""
 
     mode: int  # with the type bits
@@ -82,8 +82,7 @@ class Owner:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name in a directory; `kind` is a DT_* number."""
 
     name: bytes
@@ -92,8 +91,7 @@ class Entry:
     kind: int
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(NamedTuple):
     """What statfs(2) says."""
 
     block_size: int
@@ -223,7 +221,12 @@ def parent(path: bytes) -> tuple[bytes, bytes]:
 
 def number_of(device: int, inode: int) -> int:
     """One number for device and inode: the inode, its upper bits stirred by the device."""
-    return inode ^ (zlib.crc32(device.to_bytes(8, "little")) << 32)
+    return inode ^ _stir(device)
+
+
+@cache
+def _stir(device: int) -> int:
+    return zlib.crc32(device.to_bytes(8, "little")) << 32
 
 
 def open_again(tree: Tree, path: bytes, flags: int, identity: tuple[int, int] | None) -> OpenFile:

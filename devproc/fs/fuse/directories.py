@@ -13,6 +13,7 @@ from devproc.fs.tree import Entry, join, number_of
 
 DT_DIR = 4
 ENTRY_SIZE = 128  # struct fuse_entry_out
+PADDING = [bytes(size) for size in range(8)]
 _ENTRY = struct.Struct("<QQII")
 
 
@@ -29,11 +30,11 @@ def readdir(session: Session, header: Header, fh: int, offset: int, size: int, *
     listing = _listing(session, session.nodes.handle(fh), offset)
     room = min(size, session.request.writable - DATA_AT)
     parts: list[bytes] = []
-    for place in range(offset, len(listing)):
-        record = _record(listing[place], place)
-        if len(record) > room:
-            break
+    for place, entry in enumerate(listing[offset:], offset):
+        record = _record(entry, place)
         room -= len(record)
+        if room < 0:
+            break
         parts.append(record)
     return b"".join(parts)
 
@@ -68,9 +69,8 @@ def _listing(session: Session, handle: Handle, offset: int) -> list[Entry]:
 
 def _record(entry: Entry, place: int) -> bytes:
     """struct fuse_dirent."""
-    number = number_of(entry.device, entry.inode)
-    record = _ENTRY.pack(number, place + 1, len(entry.name), entry.kind) + entry.name
-    return record + bytes(-len(record) % 8)
+    name, device, inode, kind = entry
+    return _ENTRY.pack(number_of(device, inode), place + 1, len(name), kind) + name + PADDING[-len(name) % 8]
 
 
 def _found(session: Session, handle: Handle, name: bytes) -> bytes:

@@ -32,9 +32,10 @@ def open_(session: Session, header: Header, flags: int, open_flags: int) -> byte
 def create(session: Session, header: Header, flags: int, mode: int, umask: int, open_flags: int, name: bytes) -> bytes:
     path, wanted = join(session.path(header.nodeid), name), _host_flags(flags)
     file = session.tree.create(path, wanted, mode, session.owner(header))
-    entry = session.entry(path)
-    nodeid = int.from_bytes(entry[:8], "little")
-    return entry + _OPENED.pack(session.nodes.opened(nodeid, wanted & KEPT_FLAGS, file).number, 0, 0)
+    seen = file.attributes()
+    node = session.nodes.found(path, seen)
+    handle = session.nodes.opened(node.number, wanted & KEPT_FLAGS, file)
+    return session.entry_of(node, seen) + _OPENED.pack(handle.number, 0, 0)
 
 
 @answers(Opcode.TMPFILE)

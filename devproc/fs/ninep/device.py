@@ -40,7 +40,6 @@ class NinePDevice(VirtioDevice):
 
     device_id = DeviceId.NINEP
     waits = True
-    waits = True
     queues = (Queue("requests", size=128),)
     features = MOUNT_TAG
     Config = NinePConfig
