@@ -2,6 +2,8 @@
 
 import os
 
+import fuse_client
+import ninep_client
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,3 +135,13 @@ def test_what_is_cut_off_is_gone_and_what_is_too_much_is_refused(monkeypatch):
     file.close()
     assert tree._used() == 0 and len(tree.nodes) == 2
     tree.close()
+
+
+def test_9p_and_fuse_serve_it_too():
+    ninep, fuse = ninep_client.Client("memory:"), fuse_client.Client("memory:")
+    ninep.create(1, b"f", b"data")
+    assert ninep.read(1) == b"data" and ninep.stat(1)["size"] == 4
+    node, handle = fuse.create(b"f", b"data")
+    assert fuse.read(handle) == b"data" and fuse.stat(node)["size"] == 4
+    ninep.close()
+    fuse.close()
