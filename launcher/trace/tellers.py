@@ -18,6 +18,7 @@ from typing import Any
 
 from devproc.fs.fuse.messages import Opcode
 from devproc.fs.ninep.messages import Type
+from devproc.fs.v86fs.messages import Type as V86Type
 from proto.trace import DATA_BYTES, TracePoint, TraceRecord
 from proto.virtio import BLK_SECTOR_SIZE, BlkStatus, BlkType
 
@@ -32,7 +33,12 @@ BLK_HEADER = 16
 NET_HEADER = 12
 RLERROR = 7
 ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN"}
-HEADERS = {"blk": (BLK_HEADER, 0), "9p": (7, 11), "virtiofs": (DATA_BYTES, DATA_BYTES)}  # of the request, of the answer
+HEADERS = {
+    "blk": (BLK_HEADER, 0),
+    "9p": (7, 11),
+    "virtiofs": (DATA_BYTES, DATA_BYTES),
+    "v86fs": (7, 11),
+}  # of the request, of the answer
 
 
 def tell(device: str, pop: TraceRecord, done: TraceRecord) -> Fields:
@@ -119,6 +125,20 @@ def _fuse(asked: Fields, answered: Fields) -> Fields:
     }
 
 
+def _v86fs(asked: Fields, answered: Fields) -> Fields:
+    pushed = not asked["readable"]  # a notice: it stands in a buffer that the guest had lent
+    _, number, tag = struct.unpack_from("<IBH", (answered if pushed else asked)["first"])
+    op = V86Type(number).name if number in list(V86Type) else f"TYPE_{number}"
+    status = 0 if pushed or not answered["written"] else int.from_bytes(answered["first"][7:11], "little")
+    return {
+        "op": op,
+        "status": _errno(status),
+        "tag": tag,
+        "bytes": asked["readable"] + answered["written"],
+        "words": f"tag {tag}  {amount(asked['readable'])} asked  {amount(answered['written'])} answered",
+    }
+
+
 def _rng(asked: Fields, answered: Fields) -> Fields:
     return {
         "op": "ENTROPY",
@@ -143,4 +163,4 @@ def _errno(number: int) -> str:
     return errno.errorcode.get(number) or (os.strerror(number) if 0 < number < 4096 else str(number))
 
 
-TELLERS: dict[str, Teller] = {"blk": _blk, "net": _net, "9p": _ninep, "virtiofs": _fuse, "rng": _rng}
+TELLERS: dict[str, Teller] = {"blk": _blk, "net": _net, "9p": _ninep, "virtiofs": _fuse, "v86fs": _v86fs, "rng": _rng}

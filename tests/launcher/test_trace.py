@@ -153,6 +153,12 @@ def test_a_request_waits_for_its_interrupt_but_not_for_ever() -> None:
             {"a": 16, "data": (16).to_bytes(4, "little") + (-2 & 0xFFFFFFFF).to_bytes(4, "little") + bytes(8)},
             {"op": "LOOKUP", "unique": 9, "status": "ENOENT"},
         ),
+        (
+            "v86fs",
+            {"a": 30, "data": (30).to_bytes(4, "little") + b"\x01\x05\x00" + bytes(9)},
+            {"a": 11, "data": (11).to_bytes(4, "little") + b"\x81\x05\x00\x02" + bytes(8)},
+            {"op": "LOOKUP", "tag": 5, "status": "ENOENT"},
+        ),
         ("rng", {"a": 64 << 32}, {"a": 64}, {"op": "ENTROPY", "bytes": 64, "status": "OK"}),
         ("mine", {"a": 3 | 4 << 32}, {"a": 4}, {"op": "REQUEST", "bytes": 7, "status": "OK"}),
     ],

@@ -228,6 +228,19 @@ def test_clocks_are_aligned(tapped: Tapped, keys: Path, view: Callable[..., Remo
     assert before - 1.0 < rings.wall(record.time) < time.time() + 1.0
 
 
+def test_several_machines_are_in_one_view(tapped: Tapped, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        tapped.listen(f"ipc://{tmp_path}/{name}", machine=name)
+    for point in (TracePoint.POP, TracePoint.DONE, TracePoint.USED):
+        tapped.put(7, point)
+    words = [word for name in ("one", "two") for word in ("--connect", f"ipc://{tmp_path}/{name}")]
+    command = [sys.executable, "-P", "-m", "launcher", "trace", *words, "--last", "2"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    lines = answer.stdout.splitlines()
+    assert [line.split()[2] for line in lines] == ["one/blk0", "two/blk0"]
+    assert all("READ" in line for line in lines)
+
+
 def test_keys_are_never_overwritten(keys: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in keys.glob("*.secret")} == {0o600}
     with pytest.raises(ConfigError, match="is there already"):
