@@ -31,6 +31,7 @@ lint: $(SETUP)
 docs: $(SETUP)
 	$(BIN)/python -m core.isa.reference docs/isa.md
 	$(BIN)/python -m proto.reference docs/link.md
+	$(BIN)/python -m proto.confine.reference docs/sandbox.md
 	$(BIN)/python -m core.cpu.reference docs/csrs.md
 	$(BIN)/python -m launcher.trace.reference docs/trace.md
 	$(BIN)/python -m launcher.qmp.reference docs/qmp.md

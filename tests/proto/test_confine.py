@@ -337,3 +337,11 @@ def test_memory_is_bounded_and_stays_so():
         return "unbounded"
 
     assert in_child(act) == "bounded"
+
+
+def test_the_page_has_the_tables_of_the_code():
+    from proto.confine.reference import BLOCKS
+    from proto.reference import update
+
+    page = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
+    assert update(page, BLOCKS) == page
