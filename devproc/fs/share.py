@@ -23,7 +23,9 @@ def open_tree(backend: str, read_only: bool, device: Device | None = None) -> Tr
     Raises ConfigError."""
     tree: Tree
     if backend == MEMORY:
-        tree = kept_tree(device) if device is not None else MemoryTree()
+        memory = kept_tree(device) if device is not None else MemoryTree()
+        memory.forget_nameless()
+        tree = memory
     else:
         tree = HostTree(backend)
     return ReadOnly(tree) if read_only else tree

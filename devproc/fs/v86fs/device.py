@@ -103,10 +103,10 @@ class V86fsDevice(VirtioDevice):
             self._session.handle(request)
 
     def _open_tree(self) -> Tree:
-        if self.backend:
+        if self.backend not in ("", MEMORY):
             return open_tree(self.backend, self.ro, self)
         tree = kept_tree(self)
-        if tree.next_inode == FIRST_INODE:
+        if not self.backend and tree.next_inode == FIRST_INODE:
             _furnish(tree)
         return ReadOnly(tree) if self.ro else tree
 
