@@ -113,6 +113,7 @@ class NetDevice(VirtioDevice):
         self.frames = -1
         self._card = parse_mac(self.mac) if self.mac else default_mac(id)
         self._kept: Kept | None = None
+        self._plugged = True  # the keeper pulls the cable when it swaps what is behind the card
         self._interest = 0
         self._commands: dict[int, Callable[[int, bytes], bool]] = {
             NetControl.RX: self._set_mode,
@@ -146,6 +147,23 @@ class NetDevice(VirtioDevice):
         self._show()
         if not self._kind.descriptor:
             self._ask()
+
+    def taken_over(self) -> None:
+        """The driver's orders are the predecessor's; the link is that of what is behind the card now."""
+        self.link = self._kind.link
+        self._changed()
+        if not self._kind.descriptor:
+            self._ask()
+
+    def told(self, kind: str, body: dict[str, Any]) -> None:
+        """`link`: the cable is pulled out or plugged in. Afterwards others may not know this card: it announces
+        itself."""
+        if kind == "link" and self._plugged is not bool(body["up"]):
+            self._plugged = bool(body["up"])
+            self.announcing = self._plugged and self.link and self._has(NetFeature.GUEST_ANNOUNCE)
+            self.log(f"{self.id}: cable {'plugged in' if self._plugged else 'pulled out'}")
+            self._changed()
+            self.config_changed()
 
     def stop(self) -> None:
         if self._net.capture != NOTHING:
@@ -237,7 +255,7 @@ class NetDevice(VirtioDevice):
         if self._kind.descriptor:
             flags = sum(flag for feature, flag in TUN_OFFLOADS.items() if has[feature] and has[NetFeature.GUEST_CSUM])
             fcntl.ioctl(self.frames, TUNSETOFFLOAD, flags)
-        net.rx_mode, net.pairs, net.link = self.rx_mode, self.pairs_used, int(self.link)
+        net.rx_mode, net.pairs, net.link = self.rx_mode, self.pairs_used, int(self.link and self._plugged)
         net.mac = int.from_bytes(self.address or self._card, "little")
         net.unicast, net.multicast = len(self.unicasts), len(self.multicasts)
         if net.unicast > MACS or net.multicast > MACS:  # more than the tables hold: everything, which is allowed
@@ -254,7 +272,8 @@ class NetDevice(VirtioDevice):
         """The configuration space as it is now."""
         for index, byte in enumerate(self.address or self._card):
             self.config.mac[index] = byte
-        self.config.status = (NetStatus.LINK_UP if self.link else 0) | (NetStatus.ANNOUNCE if self.announcing else 0)
+        up = self.link and self._plugged
+        self.config.status = (NetStatus.LINK_UP if up else 0) | (NetStatus.ANNOUNCE if self.announcing else 0)
 
     def _heard(self, word: int) -> None:
         """The peer spoke of the link. Where it had been down, others have forgotten this card: it announces itself."""

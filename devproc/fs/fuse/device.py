@@ -46,6 +46,7 @@ class VirtioFsDevice(VirtioDevice):
     device_id = DeviceId.FS
     waits = True
     queues = (Queue("hiprio", size=128), Queue("requests", size=1024))
+    starts_late = True  # in a swap: it takes over what its predecessor kept
     Config = FsConfig
 
     tag = Property(str, help="the name under which the guest mounts it")

@@ -42,6 +42,7 @@ class NinePDevice(VirtioDevice):
     waits = True
     queues = (Queue("requests", size=128),)
     features = MOUNT_TAG
+    starts_late = True  # in a swap: it takes over what its predecessor kept
     Config = NinePConfig
 
     tag = Property(str, help="the name under which the guest mounts it")
