@@ -206,12 +206,16 @@ class DeviceLink:
         self.dead = False
         self.up = True
         self.trace_session(epoch, True)
-        self._request("TAKE_OVER", {})
+
+        def taken_over(body: dict[str, Any] | None) -> None:
+            if body is not None:
+                self._report("CONNECTED", {"id": self.name, "epoch": epoch, "config": hello["config"]})
+
+        self._request("TAKE_OVER", {}, taken_over)
         self._replay(hello)
         self._tell_seen(hello)
         self._release()
         self.let_go()
-        self._report("CONNECTED", {"id": self.name, "epoch": epoch, "config": hello["config"]})
 
     def _answer_all(self) -> None:
         """What the process was asked, it will not answer any more."""
