@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from devproc.blk import qcow2_tools
 from launcher.images import ImagesError, ensure
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "guest").glob("*.md")])
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
-VERBS = "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|demo|images|doctor|completion|version|qmp|monitor"
+VERBS = "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|images|doctor|completion|version|qmp|monitor"
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
 
 # Shown by a test or a job of their own: they take long, need another tree, or would run this very test.
@@ -78,6 +79,7 @@ def place(tmp_path, monkeypatch):
     work.mkdir()
     with open(work / "data.img", "wb") as image:
         image.truncate(8 << 20)
+    qcow2_tools.create(str(work / "other.qcow2"), 8 << 20)
     (work / "mydev.py").write_text(own_device())
     return work
 
@@ -91,7 +93,7 @@ def own_device():
 
 def needs_machine(command):
     """Does the verb concern a machine that runs already?"""
-    return re.match(r"bulkhead (ps|logs|stop|pause|cont|crashes|restart|qmp|monitor)\b", command)
+    return re.match(r"bulkhead (ps|logs|stop|pause|cont|crashes|restart|swap|mirror|qmp|monitor)\b", command)
 
 
 # Servers that a command needs, by their sockets: as the page shows them, on what they are shown to serve.
