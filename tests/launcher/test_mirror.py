@@ -52,7 +52,7 @@ def test_a_disk_changes_its_format_while_it_is_written_and_killed(
     machine.expect(b"filled")
     machine.expect(PROMPT)
     target = f"qcow2:{tmp_path}/new.qcow2"
-    command = begin("blk0", target, "--rate", "4M")
+    command = begin("blk0", target, "--rate", "1M")
     wait_until(lambda: "mirror" in machine.row("blk0")["backend"], "the mirror's begin", 30)
     machine.type("verify 16 2\n")
     wait_until(lambda: 0 < status()["left"] < SIZE, "some copying", 30)
