@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from bench.blk_ring import RINGS, Case, Ours, make_image, pinned
+from bench.blk_ring import RINGS, Case, Ours, make_image
 from bench.blk_ring import measure as requests_of
-from bench.frontend import FrontEnd, Segment
+from bench.frontend import FrontEnd, Segment, pinned
 from bench.guests import scratch
 from bench.measure import Figure, Goal, Run, alternate, compare
 from bench.mips import MEMORY, SOURCES, Work

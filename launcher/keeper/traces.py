@@ -33,8 +33,10 @@ class Traces:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._own = Segment(TRACE_SIZE, "a trace ring")
-        format_trace(self._own.view())
+        self._own: Segment | None = None
+        with contextlib.suppress(ConfigError):  # no room: then there is none for a machine either, as will be said
+            self._own = Segment(TRACE_SIZE, "a trace ring")
+            format_trace(self._own.view())
         self._taps: dict[str, Child] = {}
         self._waiting: dict[str, str] = {}  # taps that have not said yet whether they could: what they said last
         self._core: Segment | None = None  # whose ring was told last: another one means that the guest was reset
@@ -44,12 +46,16 @@ class Traces:
 
     def started(self, member: Member, child: Child) -> None:
         """A process was given to a member."""
-        write_trace(self._own.view(), TracePoint.STARTED, member.epoch, child.pid, 0, member.id)
+        self._write(TracePoint.STARTED, member, child, 0)
 
     def ended(self, member: Member, child: Child, status: int) -> None:
         """It is dead."""
         told = SIGNAL_STATUS - status if status < 0 else status
-        write_trace(self._own.view(), TracePoint.ENDED, member.epoch, child.pid, told, member.id)
+        self._write(TracePoint.ENDED, member, child, told)
+
+    def _write(self, point: TracePoint, member: Member, child: Child, status: int) -> None:
+        if self._own is not None:
+            write_trace(self._own.view(), point, member.epoch, child.pid, status, member.id)
 
     # -- who looks -------------------------------------------------------------------------------------------------
 
@@ -74,11 +80,12 @@ class Traces:
         if core is not self._core:
             self._core = core
             self._generation += 1
-        rows: list[dict[str, Any]] = [{"id": "keeper", "role": "keeper", "device": "", "slot": None, "epoch": None}]
-        segments = {"keeper": self._own}
-        if core is not None:
-            rows.append({"id": "core", "role": "core", "device": "", "slot": None, "epoch": None})
-            segments["core"] = core
+        rows: list[dict[str, Any]] = []
+        segments: dict[str, Segment] = {}
+        for id, segment in (("keeper", self._own), ("core", core)):
+            if segment is not None:
+                rows.append({"id": id, "role": id, "device": "", "slot": None, "epoch": None})
+                segments[id] = segment
         window = WINDOW_SLOT
         places = supervisor.machine.places()
         for member in supervisor.devices:
@@ -160,7 +167,8 @@ class Traces:
             child.kill()
             child.reap()
         self._taps.clear()
-        self._own.close()
+        if self._own is not None:
+            self._own.close()
 
 
 def _close(fds: dict[str, int]) -> None:

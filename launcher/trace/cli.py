@@ -139,21 +139,25 @@ class View:
         """Until there is nothing more to come."""
         self._several = len(sources) > 1
         followers = [Follower(source.machine, source.rings, source.wall) for source in sources]
+        begun = [source.now() for source in sources]
         while True:
-            busy = False
-            for source, follower in zip(sources, followers, strict=True):
+            busy, behind = False, False
+            for number, (source, follower) in enumerate(zip(sources, followers, strict=True)):
                 news = source.poll()
                 follower.describe(source.rings)
                 for ring, records in news:
                     follower.feed(ring, records)
+                    behind = behind or records[-1].time < begun[number]
                 busy = busy or bool(news)
-                everything = not news and (self._last is not None or source.ended)
-                self._take(follower.settle(None if everything else source.now()))
-            for number, source in enumerate(sources):
+                self._take(follower.settle(None if source.ended and not news else source.now()))
                 self._say_missed(number, source)
             sys.stdout.flush()
+            if self._last is not None and not behind:
+                for follower in followers:
+                    self._take(follower.settle())
+                return self.end()
             over = self._deadline is not None and time.monotonic() > self._deadline
-            if over or self._is_full() or (not busy and (self._last is not None or all(s.ended for s in sources))):
+            if over or self._is_full() or (not busy and all(source.ended for source in sources)):
                 return self.end()
             if not busy:
                 time.sleep(PERIOD)

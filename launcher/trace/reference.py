@@ -43,7 +43,7 @@ def layout() -> str:
     """Of a slot, and the sizes."""
     rows = ["| offset | field | bytes |", "| --- | --- | --- |"]
     for name, field in TraceSlot.fields.items():
-        size = DATA_BYTES if name == "data" else field.type.size  # type: ignore[union-attr]
+        size = DATA_BYTES if name == "data" else field.type.size
         rows.append(f"| {field.offset} | {name} | {size} |")
     sizes = (
         f"A ring has {RECORDS} slots of {TraceSlot.size()} bytes after a header of {TRACE_SIZE - RECORDS * 64} bytes."
