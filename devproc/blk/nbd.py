@@ -1,5 +1,5 @@
 """`nbd:[timeout=10:][patience=30:]//HOST[:PORT][/EXPORT]` and `nbd+unix:[…]///[EXPORT]?socket=PATH`: a client of the
-network block device protocol (fixed newstyle, simple replies; doc/proto.md of the NBD project).
+network block device protocol (fixed newstyle, simple and structured replies; doc/proto.md of the NBD project).
 
 Many requests are on their way at once over one connection. A connection that breaks, or a server that does not answer
 within `timeout` seconds, is replaced by a new one and what was on its way is sent again, for `patience` seconds; then
@@ -17,11 +17,11 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Any
 
 from devproc.blk.buffers import cut, gather, length, scatter
+from devproc.blk.nbd_replies import OPT_STRUCTURED, Pending, answered, receive
 from devproc.blk.network import connect_tcp, connect_unix
 from devproc.properties import Property
 from proto.errors import BackendError, BackendGone, ConfigError
@@ -34,14 +34,12 @@ WORKERS = 16
 LONGEST = 4 << 20  # bytes of one request; servers take at least 32 MiB
 PAUSE, LONGEST_PAUSE = 0.05, 1.0
 _NBDMAGIC, _IHAVEOPT, _REPLY_MAGIC = 0x4E42444D41474943, 0x49484156454F5054, 0x3E889045565A9
-_REQUEST_MAGIC, _SIMPLE_REPLY_MAGIC = 0x25609513, 0x67446698
+_REQUEST_MAGIC = 0x25609513
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
 _OPT_EXPORT_NAME, _OPT_GO = 1, 7
 _REP_ACK, _REP_INFO, _REP_ERR_UNSUP, _REP_ERR = 1, 3, 0x80000001, 0x80000000
 _REFUSALS = {0x80000002: "forbids it", 0x80000005: "wants TLS", 0x80000006: "has no such export"}
-EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN = 1, 5, 12, 22, 28, 75, 95, 108
-_ERRORS = {error: error for error in (EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN)}
-_REQUEST, _REPLY = struct.Struct(">IHHQQI"), struct.Struct(">IIQ")
+_REQUEST = struct.Struct(">IHHQQI")
 
 
 class Command(IntEnum):
@@ -72,17 +70,6 @@ class _Lost(Exception):
     """The connection broke; what was asked may or may not have been done."""
 
 
-@dataclass
-class _Pending:
-    """A request on its way."""
-
-    size: int  # bytes that a successful reply carries
-    done: threading.Event = field(default_factory=threading.Event)
-    data: bytes = b""
-    error: int = 0
-    lost: bool = False
-
-
 class _Connection:
     """One negotiated connection: senders on any thread, one reader of its own."""
 
@@ -90,16 +77,16 @@ class _Connection:
         self._sock = sock
         self._sending = threading.Lock()
         self._lock = threading.Lock()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._cookies = itertools.count(1)
         self.broken = False
-        self.size, self.flags = _negotiate(sock, name)
+        self.size, self.flags, self._structured = _negotiate(sock, name)
         sock.settimeout(None)
         threading.Thread(target=self._read, name="nbd", daemon=True).start()
 
     def call(self, command: Command, flags: int, offset: int, size: int, payload: bytes, timeout: float) -> bytes:
         """One request and its reply. Raises _Lost, BackendError."""
-        pending = _Pending(size if command == Command.READ else 0)
+        pending = Pending(offset, size if command == Command.READ else 0)
         with self._lock:
             if self.broken:
                 raise _Lost("broken")
@@ -119,7 +106,7 @@ class _Connection:
         if pending.error:
             what = f"{command.name.lower()} of {size} bytes at {offset}: {os.strerror(pending.error)}"
             raise BackendError(f"the NBD server refused {what}", errno=pending.error)
-        return pending.data
+        return bytes(pending.data)
 
     def drop(self) -> None:
         """Break the connection: everything on its way is lost."""
@@ -141,19 +128,19 @@ class _Connection:
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # what was on its way is told below
             while True:
-                magic, error, cookie = _REPLY.unpack(_receive(self._sock, _REPLY.size))
-                with self._lock:
-                    pending = self._pending.get(cookie)
-                if magic != _SIMPLE_REPLY_MAGIC or pending is None:
+                cookie = answered(self._sock, self._find, self._structured)
+                if cookie is None:
                     break  # out of step: nothing that follows can be understood
-                pending.error = _ERRORS.get(error, EIO) if error else 0
-                if not error and pending.size:
-                    pending.data = _receive(self._sock, pending.size)
                 with self._lock:
-                    self._pending.pop(cookie, None)
-                pending.done.set()
+                    pending = self._pending.pop(cookie, None)
+                if pending is not None:
+                    pending.done.set()
         self.drop()
         self._sock.close()
+
+    def _find(self, cookie: int) -> Pending | None:
+        with self._lock:
+            return self._pending.get(cookie)
 
 
 class Nbd:
@@ -301,32 +288,24 @@ def _pieces(size: int) -> list[tuple[int, int]]:
     return [(at, min(LONGEST, size - at)) for at in range(0, size, LONGEST)]
 
 
-def _receive(sock: socket.socket, size: int) -> bytes:
-    data = bytearray(size)
-    view, done = memoryview(data), 0
-    while done < size:
-        count = sock.recv_into(view[done:])
-        if not count:
-            raise ConnectionResetError(104, "the server closed the connection")
-        done += count
-    return bytes(data)
-
-
-def _negotiate(sock: socket.socket, name: str) -> tuple[int, Export]:
-    """Fixed newstyle: (size, flags) of the export. Raises OSError, BackendError; the socket is closed then."""
+def _negotiate(sock: socket.socket, name: str) -> tuple[int, Export, bool]:
+    """Fixed newstyle: size and flags of the export, and whether replies may be structured. Raises OSError,
+    BackendError; the socket is closed then."""
     try:
-        magic, option_magic, flags = struct.unpack(">QQH", _receive(sock, 18))
+        magic, option_magic, flags = struct.unpack(">QQH", receive(sock, 18))
         if magic != _NBDMAGIC or option_magic != _IHAVEOPT or not flags & _FIXED_NEWSTYLE:
             raise BackendError("this is no NBD server of the fixed newstyle", errno=71)
         zeroes = flags & _NO_ZEROES
         sock.sendall(struct.pack(">I", _FIXED_NEWSTYLE | zeroes))
         word = name.encode()
+        _option(sock, OPT_STRUCTURED, b"")
+        structured = _option_reply(sock)[0] == _REP_ACK
         _option(sock, _OPT_GO, struct.pack(">I", len(word)) + word + bytes(2))
         found = _go(sock)
         if found is None:  # an old server
             _option(sock, _OPT_EXPORT_NAME, word)
-            found = struct.unpack(">QH", _receive(sock, 10 if zeroes else 134)[:10])
-        return found[0], Export(found[1] & sum(Export))
+            found = struct.unpack(">QH", receive(sock, 10 if zeroes else 134)[:10])
+        return found[0], Export(found[1] & sum(Export)), structured
     except BaseException:
         sock.close()
         raise
@@ -336,14 +315,19 @@ def _option(sock: socket.socket, option: int, data: bytes) -> None:
     sock.sendall(struct.pack(">QII", _IHAVEOPT, option, len(data)) + data)
 
 
+def _option_reply(sock: socket.socket) -> tuple[int, bytes]:
+    """One reply to an option: its type and its data."""
+    magic, _, kind, size = struct.unpack(">QIII", receive(sock, 20))
+    if magic != _REPLY_MAGIC or size > 1 << 16:
+        raise BackendError("the server does not keep to the NBD protocol", errno=71)
+    return kind, receive(sock, size)
+
+
 def _go(sock: socket.socket) -> tuple[int, int] | None:
     """The replies to NBD_OPT_GO. None: the server does not know it."""
     found: tuple[int, int] | None = None
     while True:
-        magic, _, kind, size = struct.unpack(">QIII", _receive(sock, 20))
-        if magic != _REPLY_MAGIC or size > 1 << 16:
-            raise BackendError("the server does not keep to the NBD protocol", errno=71)
-        data = _receive(sock, size)
+        kind, data = _option_reply(sock)
         if kind == _REP_ACK:
             if found is None:
                 raise BackendError("the server did not say how large the export is", errno=71)
@@ -353,5 +337,5 @@ def _go(sock: socket.socket) -> tuple[int, int] | None:
         if kind & _REP_ERR:
             said = data.decode(errors="replace")
             raise BackendError(f"the server {_REFUSALS.get(kind, f'refuses: {kind:#x}')} {said}".rstrip(), errno=111)
-        if kind == _REP_INFO and size == 12 and data[:2] == b"\0\0":
+        if kind == _REP_INFO and len(data) == 12 and data[:2] == b"\0\0":
             found = struct.unpack(">QH", data[2:])

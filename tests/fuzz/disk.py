@@ -291,16 +291,25 @@ def _go(size: int = 1 << 16, flags: int = 0x6D) -> bytes:
     return _HELLO + _option_reply(3, struct.pack(">HQH", 0, size, flags)) + _option_reply(1)
 
 
+def _piece(kind: int, data: bytes, flags: int = 0) -> bytes:
+    return struct.pack(">IHHQI", 0x668E33EF, flags, kind, 1, len(data)) + data
+
+
 def _nbd_seeds() -> list[bytes]:
+    agreed, refusing = _HELLO + _option_reply(1), _HELLO + _option_reply(0x80000001)
+    whole = _piece(1, struct.pack(">Q", 0) + bytes(512), 1)
+    pieces = _piece(1, struct.pack(">Q", 256) + bytes(256)) + _piece(2, struct.pack(">QI", 0, 256)) + _piece(0, b"", 1)
+    failed = _piece(0x8002, struct.pack(">IH3sQ", 5, 3, b"bad", 0), 1)
     reply = struct.pack(">IIQ", 0x67446698, 0, 1) + bytes(512)
     refused = struct.pack(">IIQ", 0x67446698, 5, 1)
-    old = _HELLO + _option_reply(0x80000001) + struct.pack(">QH", 1 << 16, 1)
+    old = refusing + _option_reply(0x80000001) + struct.pack(">QH", 1 << 16, 1)
     return [
-        block(_go()) + reply,
-        block(_go()) + refused + struct.pack(">IIQ", 0x67446698, 0, 2),
+        *(block(agreed + _go()[len(_HELLO) :]) + pieces_ for pieces_ in (whole, pieces, failed)),
+        block(refusing + _go()[len(_HELLO) :]) + reply,
+        block(refusing + _go()[len(_HELLO) :]) + refused + struct.pack(">IIQ", 0x67446698, 0, 2),
         block(old) + reply,
-        block(_HELLO + _option_reply(0x80000006, b"no such export")),
-        block(_go(512)) + reply + reply,
+        block(refusing + _option_reply(0x80000006, b"no such export")),
+        block(refusing + _go(512)[len(_HELLO) :]) + reply + reply,
     ]
 
 

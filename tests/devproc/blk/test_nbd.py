@@ -18,6 +18,7 @@ import pytest
 from disk_model import Model, random_requests, read, write
 
 from devproc.blk.backend import open_backend
+from devproc.blk.nbd_replies import Pending, answered
 from proto.errors import BackendError, ConfigError
 
 SIZE = 1 << 20
@@ -268,3 +269,59 @@ def test_a_compressed_image_is_a_disk_by_way_of_nbdkit(serve, tmp_path):
     disk = open_backend(f"snapshot:nbd+unix:///?socket={tmp_path}/s")
     assert read(disk, 0, SIZE) == CONTENT
     disk.close()
+
+
+def test_replies_are_structured_where_the_server_can(serve, image, tmp_path):
+    """Holes are not sent as zeroes, and an error in a read is one of that read alone."""
+    with open(image, "r+b") as file:
+        file.truncate(0)
+        file.truncate(SIZE)
+    serve(*nbdkit(tmp_path, "file", image), path=tmp_path / "s")
+    disk = open_backend(f"nbd+unix:///?socket={tmp_path}/s")
+    assert disk._connection._structured
+    write(disk, 8192, CONTENT[:4096])
+    assert read(disk, 0, 65536) == bytes(8192) + CONTENT[:4096] + bytes(65536 - 12288)
+    disk.close()
+
+
+def piece(kind, data, flags=0):
+    return struct.pack(">IHHQI", 0x668E33EF, flags, kind, 1, len(data)) + data
+
+
+PIECES = {  # the answer to a read of 1024 bytes at 512: what becomes of it
+    "backwards": (piece(1, struct.pack(">Q", 1024) + b"b" * 512) + piece(2, struct.pack(">QI", 512, 512), 1), "read"),
+    "an error": (piece(1, struct.pack(">Q", 512) + b"a" * 512) + piece(0x8001, struct.pack(">IH", 5, 0), 1), "error"),
+    "a part": (piece(1, struct.pack(">Q", 512) + b"a" * 512, 1), "error"),
+    "nothing": (piece(0, b"", 1), "error"),
+    "before": (piece(1, struct.pack(">Q", 0) + b"a" * 1024, 1), "lost"),
+    "behind": (piece(1, struct.pack(">Q", 1024) + b"a" * 1024, 1), "lost"),
+    "too much": (piece(2, struct.pack(">QI", 512, 0xFFFFFFFF), 1), "lost"),
+    "unknown": (piece(77, b"x", 1), "lost"),
+    "endless": (struct.pack(">IHHQI", 0x668E33EF, 1, 1, 1, 0xFFFFFFFF), "lost"),
+    "another's": (struct.pack(">IHHQI", 0x668E33EF, 1, 0, 99, 0), "lost"),
+    "an odd error": (struct.pack(">IIQ", 0x67446698, 0xFFFFFFFF, 1), "error"),
+}
+
+
+class Wire:
+    """A socket that has only so much to say."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def recv_into(self, view):
+        part, self.data = self.data[: len(view)], self.data[len(view) :]
+        view[: len(part)] = part
+        return len(part)
+
+
+@pytest.mark.parametrize("what", PIECES)
+def test_pieces_of_a_reply_are_put_where_they_belong_or_refused(what):
+    said, outcome = PIECES[what]
+    wire, pending, cookie = Wire(said), Pending(512, 1024), 0
+    while cookie == 0:
+        cookie = answered(wire, {1: pending}.get, True)
+    assert (cookie is None) == (outcome == "lost")
+    assert bool(pending.error) == (outcome == "error")
+    if outcome == "read":
+        assert pending.data == bytes(512) + b"b" * 512
