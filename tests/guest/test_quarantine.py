@@ -72,7 +72,12 @@ def test_a_guest_gets_errors_from_devices_in_quarantine_and_goes_on(tmp_path: Pa
         guest.expect("first ready", 200)
         guest.type("go\n")
         before = guest.expect("first done")
-        assert before.count("kept") == 2 and "1+0 records out" in before and "carrier 1" in before and "random 16" in before
+        assert (
+            before.count("kept") == 2
+            and "1+0 records out" in before
+            and "carrier 1" in before
+            and "random 16" in before
+        )
         guest.expect("second ready")
         for id in victims:
             os.kill(rows()[id]["pid"], 9)
