@@ -45,6 +45,7 @@ class V86fsDevice(VirtioDevice):
     """A shared directory that tells the guest of changes: v86fs."""
 
     device_id = DeviceId.V86FS
+    waits = True
     starts_late = True  # in a swap: it takes over what its predecessor kept
     queues = (
         Queue("hipri", size=128),
