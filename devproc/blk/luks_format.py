@@ -89,7 +89,7 @@ def _unlock_1(read: Read, there: int, passphrase: bytes, limits: Limits) -> Volu
     _, _, cipher, mode, hashed, payload, size, digest, salt, iterations, _ = words
     spec, hashed = f"{_text(cipher)}-{_text(mode)}", _text(hashed)
     _check(0 < size <= KEY_MAX, f"a key of {size} bytes")
-    _check(payload * SECTOR < there, f"its data begin at {payload * SECTOR}")
+    _check(0 < payload * SECTOR < there, f"its data begin at {payload * SECTOR}")
     for slot in range(8):
         state, rounds, slot_salt, material, stripes = _SLOT_1.unpack(
             read(_HEADER_1.size + slot * _SLOT_1.size, _SLOT_1.size)
@@ -179,7 +179,7 @@ def _digest_fits(digest: dict[str, Any], key: bytes, limits: Limits) -> bool:
 
 
 def _volume_2(segment: dict[str, Any], key: bytes, there: int) -> Volume:
-    start = _number(segment["offset"], SECTOR, there)
+    start = _number(segment["offset"], SECTOR, there - SECTOR)
     size = 0 if segment["size"] == "dynamic" else _number(segment["size"], SECTOR, there - start)
     sector = _number(segment["sector_size"], SECTOR, 4096)
     _check(sector in (512, 1024, 2048, 4096) and start % SECTOR == 0, f"sectors of {sector} bytes from {start} on")
