@@ -101,11 +101,12 @@ class Child:
     def kill(self) -> None:
         """SIGKILL; its death shows at the pidfd."""
         self.killed = True
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; a process that has ended takes no notice."""
+        """Send a signal; a process that has ended, or was reaped, takes no notice."""
+        if self.pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
@@ -121,6 +122,7 @@ class Child:
         status = self.process.wait()
         self.channel.close()
         os.close(self.pidfd)
+        self.pidfd = -1
         return status
 
 

@@ -251,13 +251,14 @@ class Swap:
             backend=self._device.describe(),
             ms=round(self.pause * 1000, 1),
         )
-        supervisor.watch_child(member, new.child)
+        child, new.child = new.child, None  # the member's from now on, whatever was planned for the new one
+        supervisor.watch_child(member, child)
         devices = tuple(self._device if old.id == member.id else old for old in supervisor.machine.devices)
         supervisor.machine = dataclasses.replace(supervisor.machine, devices=devices)
         pause = f"{self.pause * 1000:.1f} ms: {self._spent()}"
-        supervisor.log(f"{member.id} ({new.child.pid}) has taken over, after a pause of {pause}")
+        supervisor.log(f"{member.id} ({child.pid}) has taken over, after a pause of {pause}")
         if other_cable:
-            self._replug(new.child)
+            self._replug(child)
         self._swaps.finished(self)
         self._after(self)
 
@@ -277,7 +278,12 @@ class Swap:
     def _replug(self, child: Child) -> None:
         """As if the cable had been pulled out of one wall and plugged into another."""
         child.send("TELL", {"kind": "link", "up": False})
-        self._supervisor.loop.after(CABLE_OUT, lambda: child.send("TELL", {"kind": "link", "up": True}))
+
+        def plug_in() -> None:
+            if self.member.child is child:
+                child.send("TELL", {"kind": "link", "up": True})
+
+        self._supervisor.loop.after(CABLE_OUT, plug_in)
 
     # -- when it does not work out ---------------------------------------------------------------------------------
 
