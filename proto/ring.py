@@ -211,6 +211,8 @@ class Ring(Record):
     now: u64  # CLOCK_MONOTONIC when whoever serves the queue last looked
     status: u32  # of the next request given back; 0 again afterwards
     first: u32  # where in a request its telling bytes begin
+    mute: u32  # not 0: answers have none
+    spare: u32
 
 
 class Iovec(Record):
@@ -351,10 +353,23 @@ def _unmark(ring: Ring, header: InflightHeader) -> None:
         QueueStatistics(ring.statistics).marked = 0
 
 
+@fn(inline=True)
+def _first_bytes(chain: Chain, number: u32, count: u32, offset: u64, first: First) -> None:
+    """The 16 bytes at `offset` of the `count` segments from `number` on; what there is not stays 0."""
+    if count == 0:
+        return
+    segment = chain.segments[number]
+    if u64(segment.length) >= offset + 16:
+        first.low = load64_unaligned(segment.host + offset)
+        first.high = load64_unaligned(segment.host + offset + 8)
+    else:
+        _transfer(chain, number, count, offset, first.address, 16, False)
+
+
 @fn
 def _trace_pop(ring: Ring, chain: Chain) -> None:
     first = local(First)
-    chain_read(chain, u64(ring.first), first.address, 16)
+    _first_bytes(chain, 0, chain.readable, u64(ring.first), first)
     trace(
         ring.trace,
         ring.now,
@@ -511,8 +526,8 @@ def ring_put(ring: Ring, chain: Chain, written: u32) -> None:
 @fn
 def _trace_done(ring: Ring, chain: Chain, written: u32) -> None:
     first = local(First)
-    if written != 0:
-        _transfer(chain, chain.readable, chain.writable, u64(ring.first), first.address, 16, False)
+    if written != 0 and ring.mute == 0:
+        _first_bytes(chain, chain.readable, chain.writable, u64(ring.first), first)
     trace(
         ring.trace,
         ring.now,

@@ -299,7 +299,7 @@ class TracePoint(IntEnum):
 # -- writing: machine code ---------------------------------------------------------------------------------------------
 
 
-@fn
+@fn(inline=True)
 def trace(
     ring: u64,
     now: u64,

@@ -280,6 +280,7 @@ def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
     chain = Chain(block.chain)
     called: u64 = monotonic_ns()
     ring.now = called
+    ring.mute = 1  # an answer is data, and a status that is told as such
     flushed: u64 = called
     worked: bool = False
     mine = DeviceToCore(loop.mine)
