@@ -71,9 +71,11 @@ def _receive_start(channel: Channel) -> Packet:
 
 
 def _prepare(channel: Channel, body: dict[str, Any]) -> None:
+    from devproc.sandbox import prepare as prepare_sandbox
     from devproc.spare import prepare, sources
 
     prepare(body["devices"], body["backends"])
+    prepare_sandbox(body.get("sandbox", "off"))
     channel.send("PREPARED", {"sources": sources()})
 
 

@@ -124,6 +124,7 @@ def _disk(needs: Needs, text: str, read_only: bool) -> None:
         read_only = read_only or options.get("ro", "off") == "on"
         uri = parse_uri(text)
         values = uri.values()
+        _named_files(needs, uri, values)
         if uri.scheme == "file":
             needs.rules.append((os.path.abspath(uri.target), "read" if read_only else "write"))
         elif uri.scheme == "luks":
@@ -145,6 +146,15 @@ def _disk(needs: Needs, text: str, read_only: bool) -> None:
             _remote(needs, uri.scheme, uri.target, values)
         else:
             _disk(needs, uri.target, read_only)
+
+
+def _named_files(needs: Needs, uri: Any, values: Mapping[str, Any]) -> None:
+    """Files that a parameter names, but for overlays: a filter's condition, a key."""
+    from devproc.properties import FilePath, properties_of
+
+    for name, declared in properties_of(uri.kind.load()).items():
+        if declared.type is FilePath and name != "overlay" and values.get(name):
+            needs.rules.append((os.path.abspath(str(values[name])), "read"))
 
 
 def _overlay(needs: Needs, path: str, read_only: bool, always: bool) -> None:

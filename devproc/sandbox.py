@@ -24,10 +24,27 @@ from proto.confine import landlock, limits, namespaces, seccomp
 from proto.confine.syscalls import PROFILES
 from proto.errors import ConfigError
 
-__all__ = ["MODES", "Sandbox"]
+__all__ = ["MODES", "Sandbox", "prepare"]
 
 MODES = ("on", "off", "require")
 LOG_SIZE = 64 << 20  # bytes of the longest file, of a device that serves none
+
+
+_early: list[str] = []  # namespaces that this process made before it was any device
+
+
+def prepare(mode: str = "off") -> None:
+    """What a process that waits to become a device may do beforehand: the time of START is the guest's. A network
+    namespace is made slowly while others are being taken down, as after a death."""
+    libraries()
+    if mode != "off" and not any((host := namespaces.probe()).values()):
+        kinds = [kind for kind in host if kind != "mount"]
+        namespaces.enter(kinds)
+        _early.extend(kinds)
+    machine = os.uname().machine
+    for groups in PROFILES.values():
+        seccomp.allowlist(groups, os.getpid(), machine)
+        seccomp.count_allowed(groups, machine)
 
 
 class Sandbox:
@@ -101,18 +118,19 @@ class Sandbox:
             kinds = [kind for kind in kinds if kind != "net"]
         if not self.needs.writable:
             kinds = [kind for kind in kinds if kind != "mount"]
+        later = [kind for kind in kinds if kind not in _early]
         if threading.active_count() > 1:
             self.missing["namespaces"] = "the process has threads"
             return
-        host = self._host if self._host is not None else namespaces.probe()
-        refused = {kind: host[kind] for kind in kinds if host.get(kind)}
-        kinds = [kind for kind in kinds if kind not in refused]
+        host = self._host if self._host is not None else namespaces.probe() if later else {}
+        refused = {kind: host[kind] for kind in later if host.get(kind)}
+        later = [kind for kind in later if kind not in refused]
         self.missing |= {f"{kind} namespace": why for kind, why in refused.items()}
 
         def step() -> None:
-            if kinds:
-                namespaces.enter(kinds, self.needs.writable)
-            self.in_force["namespaces"] = kinds
+            if later:
+                namespaces.enter(later, self.needs.writable, inside=bool(_early))
+            self.in_force["namespaces"] = [kind for kind in kinds if kind not in refused]
 
         self._attempt("namespaces", step)
 

@@ -63,6 +63,7 @@ class Spares:
         self._say = say
         self._wanted = min(POOL, len(machine.devices))
         self._what = {
+            "sandbox": machine.sandbox,
             "devices": sorted({device.device for device in machine.devices}),
             "backends": [device.backend for device in machine.devices if device.device == "blk" and device.backend],
         }

@@ -26,6 +26,7 @@ _FLAGS = {"mount": 0x00020000, "uts": 0x04000000, "ipc": 0x08000000, "user": 0x1
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_FOWNER, _CAP_NET_BIND_SERVICE = 1, 2, 3, 10
 _OF_FILES = 1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH | 1 << _CAP_FOWNER
 _CAPABILITY_VERSION = 0x20080522
+_PR_SET_DUMPABLE = 4
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on every architecture
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD, _AT_EMPTY_PATH = 1, 0x8000, -100, 0x1000
@@ -40,21 +41,25 @@ def probe() -> dict[str, str]:
     """Which namespaces this host gives, tried in a child: the empty text for those it does, else why not. For
     processes with one thread."""
     root = os.geteuid() == 0
+    if not _tried(KINDS[1:]):
+        return dict.fromkeys(KINDS[1:] if root else KINDS, "")
     found = {} if root else {"user": _tried(())}
     for kind in KINDS[1:]:
         found[kind] = _tried((kind,)) if root or not found["user"] else f"without a user namespace: {found['user']}"
     return found
 
 
-def enter(kinds: Sequence[str], writable: Iterable[str] = ()) -> None:
-    """Make namespaces of these kinds, after a user namespace where it needs one; with `mount`, everything is read-only
-    but these directories. Raises OSError; then the process is fit for nothing."""
+def enter(kinds: Sequence[str], writable: Iterable[str] = (), *, inside: bool = False) -> None:
+    """Make namespaces of these kinds, after a user namespace where it needs one (`inside`: it has one already); with
+    `mount`, everything is read-only but these directories. Raises OSError; then the process is fit for nothing."""
     uid, gid = os.geteuid(), os.getegid()
     flags = sum(_FLAGS[kind] for kind in kinds if kind != "user")
-    if uid != 0:
+    anew = uid != 0 and not inside
+    if anew:
         flags |= _FLAGS["user"]
     _checked(_libc.unshare(flags), "unshare")
-    if uid != 0:
+    if anew:
+        _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # its user may still look at it, and debug it
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{uid} {uid} 1")
         _write("/proc/self/gid_map", f"{gid} {gid} 1")

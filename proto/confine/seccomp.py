@@ -18,6 +18,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Final
 
 from proto.confine.syscalls import ABSENT, ALLOWED, ARGUMENTS, NEVER, NEWEST, OWN_PID, Argument, number
@@ -56,10 +57,10 @@ def errno_action(number: int) -> int:
     return _ERRNO | number
 
 
-def allowlist(groups: Iterable[str], pid: int, machine: str) -> list[Instruction]:
-    """A filter that allows what the groups have, of the process `pid`. Calls with conditions come first: the others do
-    not wait for them in kernels with the bitmap."""
-    wanted = frozenset(groups)
+@cache
+def allowlist(wanted: frozenset[str], pid: int, machine: str) -> list[Instruction]:
+    """A filter that allows what these groups have, of the process `pid`. Calls with conditions come first: the others
+    do not wait for them in kernels with the bitmap."""
     names = [name for row in ALLOWED if row.group in wanted for name in row.names]
     if "network" in wanted:  # a process with sockets of its own may as well name addresses
         plain = [name for name in names if name not in ARGUMENTS or name == "sendto"]
@@ -74,6 +75,7 @@ def allowlist(groups: Iterable[str], pid: int, machine: str) -> list[Instruction
     return [*program, (_RET, 0, 0, errno_action(errno.EPERM))]
 
 
+@cache
 def count_allowed(groups: Iterable[str], machine: str) -> int:
     """How many calls these groups have on this architecture."""
     wanted = frozenset(groups)
@@ -92,7 +94,7 @@ def denylist(pid: int, machine: str) -> list[Instruction]:
 
 def install(program: Sequence[Instruction]) -> None:
     """Bind every thread of this process to the filter, for good. Needs no_new_privs. Raises OSError."""
-    code = b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+    code = struct.pack("<" + "HBBI" * len(program), *(word for instruction in program for word in instruction))
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HxxxxxxP", len(program), ctypes.addressof(buffer))
     seccomp = _SYS_SECCOMP[os.uname().machine]
