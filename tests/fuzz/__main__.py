@@ -2,7 +2,8 @@
 
 The seeds are written to DIR/TARGET/, which then grows with every input that reaches new code. A finding ends the run:
 its input is in DIR/TARGET.crash-…, its traceback on standard error. `--report FILE` appends a line a run: target,
-seconds, inputs, entries of the corpus, how it ended. `--input FILE` tries one input, without atheris.
+seconds, inputs, entries of the corpus, how it ended; `--table FILE` sums that up. `--input FILE` tries one input,
+without atheris.
 
 Needs atheris (the optional dependencies `fuzz`), which instruments the project's own modules and, beside them, what the
 compiler of restricted Python makes of functions for their Python run.
@@ -32,6 +33,9 @@ def main() -> int:
     arguments = _arguments()
     from tests.fuzz.targets import TARGETS
 
+    if arguments.table:
+        _print_table(Path(arguments.table), list(TARGETS))
+        return 0
     if not arguments.target:
         for target in TARGETS.values():
             print(f"{target.name:10} {target.what}")
@@ -56,8 +60,21 @@ def _arguments() -> Any:
     parser.add_argument("--seconds", type=int, default=60, help="how long (60)")
     parser.add_argument("--corpus", default="/tmp/bulkhead-fuzz", metavar="DIR", help="where inputs are kept")
     parser.add_argument("--report", default="", metavar="FILE", help="append a line about the run")
+    parser.add_argument("--table", default="", metavar="FILE", help="sum such a report up, for docs/testing.md")
     parser.add_argument("--input", default="", metavar="FILE", help="try this input alone")
     return parser.parse_args()
+
+
+def _print_table(report: Path, names: list[str]) -> None:
+    """Minutes and inputs a target; runs that ended in a finding count their inputs alone."""
+    seconds, inputs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for line in report.read_text().splitlines():
+        name, took, count, *_ = line.split("\t")
+        if name in seconds:
+            seconds[name] += int(took) if took.isdigit() else 0
+            inputs[name] += int(count) if count.isdigit() else 0
+    for name in names:
+        print(f"| {name} | {seconds[name] // 60} | {inputs[name]:,} |".replace(",", " "))
 
 
 def _run(arguments: Any, corpus: Path) -> int:
