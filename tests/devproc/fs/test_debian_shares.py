@@ -1,14 +1,17 @@
 """Shared folders in the Debian guest: an unmodified Linux mounts them, fills them, and outlives their process."""
 
+import fcntl
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -158,6 +161,40 @@ def test_the_host_s_changes_are_seen_and_the_mount_outlives_its_process(bulkhead
     assert said == ["new contents", "another", "before", "after", "before", "after"]
     assert (share / "e" / "open").read_text() == "before\nafter\n"
     assert not (share / "x").exists()
+
+
+def free_for_the_host(path):
+    """Could a program of the host lock it?"""
+    with open(path, "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("proto", PROTOCOLS)
+def test_nameless_files_and_locks_outlive_their_process(bulkhead, tmp_path, proto):
+    share = tmp_path / "share"
+    share.mkdir()
+    compiler = shutil.which("riscv64-unknown-elf-gcc")
+    if compiler is None and not os.environ.get("CI"):
+        pytest.skip("needs riscv64-unknown-elf-gcc")
+    source = Path(__file__).with_name("locker.c")
+    how = ["-O1", "-static", "-nostdlib", "-march=rv64gc", "-mabi=lp64d"]
+    subprocess.run([compiler, *how, "-o", str(share / "locker"), str(source)], check=True)
+    script = """
+        cd /mnt/work; echo content >gone; exec 5<>gone; rm gone; touch file
+        ./locker file; cat <&5; echo done
+    """
+    with Guest(share, proto, script) as guest:
+        assert guest.until("locked") == []
+        assert not (share / "gone").exists() and not free_for_the_host(share / "file")
+        os.kill(pid_of_share(bulkhead), signal.SIGKILL)
+        assert not free_for_the_host(share / "file")
+        guest.go_on()
+        assert guest.until("done") == ["content"]
+        assert free_for_the_host(share / "file")
 
 
 @pytest.mark.parametrize("proto", PROTOCOLS)
