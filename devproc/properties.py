@@ -35,7 +35,7 @@ class FilePath(str):
 
 _WORDS = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
-_NAMES = {str: "text", int: "number", bool: "on|off", Size: "size", FilePath: "file"}
+_NAMES = {str: "text", int: "number", float: "number", bool: "on|off", Size: "size", FilePath: "file"}
 
 
 class Property:
@@ -96,6 +96,12 @@ def _parse_int(value: Any) -> int:
     return value if isinstance(value, int) else int(value, 0)
 
 
+def _parse_float(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError
+    return float(value)
+
+
 def _parse_size(value: Any) -> int:
     if isinstance(value, str) and value[-1:].lower() in _UNITS:
         return int(value[:-1], 0) << _UNITS[value[-1].lower()]
@@ -115,6 +121,7 @@ def _parse_str(value: Any) -> str:
 _PARSERS: dict[type, Callable[[Any], Any]] = {
     str: _parse_str,
     int: _parse_int,
+    float: _parse_float,
     bool: _parse_bool,
     Size: _parse_size,
     FilePath: _parse_str,

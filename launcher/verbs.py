@@ -225,7 +225,7 @@ VERBS = (
     ),
     Verb(
         "qmp",
-        "control a machine by QMP, QEMU's machine protocol: one command, or a conversation",
+        "control a machine by QMP, QEMU's machine protocol",
         "bulkhead qmp [COMMAND [NAME=VALUE…] | --stdio] [--machine NAME]",
         "qmp.cli:qmp",
         "qmp.cli:qmp_arguments",

@@ -374,9 +374,9 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         return answer.stdout.split()
 
     assert complete("bulkhead", "re") == ["restart"]
-    assert complete("bulkhead", "run", "--me") == ["--memory"]
+    assert complete("bulkhead", "run", "--mem") == ["--memory"]
     assert complete("bulkhead", "run", "--guest", "") == ["debian", "bundled"]
-    assert complete("bulkhead", "run", "--", "--me") == []
+    assert complete("bulkhead", "run", "--", "--mem") == []
 
 
 def test_doctor_knows_this_host(capsys: pytest.CaptureFixture[str]) -> None:
