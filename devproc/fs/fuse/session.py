@@ -174,7 +174,7 @@ class Session:
                 handle.file = open_again(self.tree, node.path, handle.flags, identity)
             else:
                 handle.file = self.nameless.open(identity, handle.flags)
-            self.nodes.opened_file(handle)
+        self.nodes.opened_file(handle)  # another may have had its place among the known
         return handle.file
 
     def identity(self, node: Node) -> Identity:
