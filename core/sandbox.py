@@ -8,6 +8,7 @@ kernel itself. Where a host cannot give a part, the report names it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from proto.confine import limits, namespaces, seccomp
@@ -23,7 +24,7 @@ def enter(mode: str) -> dict[str, Any]:
     in_force: dict[str, Any] = {}
     missing: dict[str, str] = {}
     if mode != "off":
-        steps = {
+        steps: dict[str, Callable[[], object]] = {
             "no new privileges": limits.no_new_privileges,
             "capabilities": lambda: namespaces.forget_capabilities(ports=True),
             "system calls": lambda: seccomp.install(seccomp.denylist(os.getpid(), os.uname().machine)),

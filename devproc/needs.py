@@ -295,8 +295,7 @@ def libraries() -> tuple[Rule, ...]:
     """What any process of Python reads: the interpreter's and the system's libraries, and this project's."""
     from native.cache import directory as native_cache
 
-    names = dict.fromkeys(("stdlib", "platstdlib", "purelib", "platlib"))
-    paths = [sysconfig.get_path(name) for name in names]
+    paths = [sysconfig.get_path(name) or "" for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     paths += [*site.getsitepackages(), *(path for path in sys.path if path)]
     inside = [os.path.abspath(path) for path in paths if path and Path(path).resolve() != ROOT]
     own = [str(ROOT / name) for name in PACKAGES]
@@ -308,7 +307,14 @@ def libraries() -> tuple[Rule, ...]:
 def _certificates() -> tuple[str, ...]:
     """Where OpenSSL looks for whom to trust."""
     paths = ssl.get_default_verify_paths()
-    found = [paths.cafile, paths.capath, paths.openssl_cafile, paths.openssl_capath, "/etc/ssl", "/etc/pki"]
+    found: list[str | None] = [
+        paths.cafile,
+        paths.capath,
+        paths.openssl_cafile,
+        paths.openssl_capath,
+        "/etc/ssl",
+        "/etc/pki",
+    ]
     found += [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
     return tuple(dict.fromkeys(path for path in found if path and os.path.exists(path)))
 
