@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 def device_row(channel: Channel, id: str) -> dict[str, Any]:
     """The row of `ps` of a device. Raises ConfigError."""
     rows = request(channel, "PS")["processes"]
-    devices = {row["id"]: row for row in rows if row.get("device")}
+    devices: dict[str, dict[str, Any]] = {row["id"]: row for row in rows if row.get("device")}
     if id not in devices:
         known = f"It has: {', '.join(devices)}." if devices else "It has none."
         raise ConfigError(f"there is no device {id}", hint=known)

@@ -18,7 +18,10 @@ from launcher.images import ImagesError, ensure
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "guest").glob("*.md")])
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
-VERBS = "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|images|doctor|completion|version|qmp|monitor"
+VERBS = (
+    "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|images|doctor|completion|version"
+    "|qmp|monitor"
+)
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
 
 # Shown by a test or a job of their own: they take long, need another tree, or would run this very test.
@@ -116,7 +119,8 @@ def wanted_servers(command):
 
 def is_console(command):
     """Does the command end in a guest's console?"""
-    return re.match(r"bulkhead run\b", command) and not re.search(r" -- |help|--dry-run|--print-map|--detach|cmd=", command)
+    elsewhere = r" -- |help|--dry-run|--print-map|--detach|cmd="
+    return re.match(r"bulkhead run\b", command) and not re.search(elsewhere, command)
 
 
 def console(command, place, environment):

@@ -1,4 +1,4 @@
-"""The sandbox of a whole machine: what `ps --sandbox` shows, what the modes do, and that a rogue device stops nobody."""
+"""The sandbox of a whole machine: what `ps --sandbox` shows, what the modes do, that a rogue device stops nobody."""
 
 from __future__ import annotations
 
