@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.trace.filters import UNITS
 from launcher.trace.requests import FIELDS
+from proto.filters import UNITS
 from proto.reference import update
 from proto.trace import DATA_BYTES, RECORDS, TRACE_SIZE, TracePoint, TraceSlot
 

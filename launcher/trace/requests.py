@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.trace.tellers import tell
+from devproc.tellers import tell
 from proto.messages import MESSAGES
 from proto.trace import NO_QUEUE, TracePoint, TraceRecord
 

@@ -30,9 +30,9 @@ import msgpack
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from devproc.tellers import strip
 from launcher.trace.keys import server_keys
 from launcher.trace.rings import RingSet
-from launcher.trace.tellers import strip
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
 from proto.trace import TraceRecord, pack_record

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from functools import cache
 
-from launcher.trace.filters import parse
 from proto.errors import ConfigError
+from proto.filters import parse
 from proto.trace import (
     HEADER_BYTES,
     TRACE_SIZE,
@@ -74,5 +74,5 @@ def _filter(data: bytes) -> None:
 
 TARGETS = (
     Target("trace", "trace rings of processes that went wrong (proto.trace)", _trace, _ring_seeds),
-    Target("filter", "filters of traces (launcher.trace.filters)", _filter, _filter_seeds),
+    Target("filter", "filters of traces (proto.filters)", _filter, _filter_seeds),
 )

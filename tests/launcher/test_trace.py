@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from devproc.tellers import HEADERS, amount, strip
 from launcher.exitcodes import ExitCode
 from launcher.trace.requests import FIELDS, Follower
 from launcher.trace.summary import Summary, duration
-from launcher.trace.tellers import HEADERS, amount, strip
 from proto.trace import NO_QUEUE, TracePoint, TraceRecord
 
 COMMAND = [sys.executable, "-P", "-m", "launcher"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.trace.filters import parse
 from proto.errors import ConfigError
+from proto.filters import parse
 
 WRITE = {
     "op": "WRITE",

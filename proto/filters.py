@@ -1,4 +1,4 @@
-"""Filters: `latency > 1ms and op == WRITE and sector < 2048`, parsed once, evaluated on one record after the other.
+"""Filters of records: `latency > 1ms and op == WRITE and sector < 2048`, parsed once, evaluated on one record after the other.
 
     filter      = any
     any         = all { "or" all }
@@ -22,8 +22,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["UNITS", "Filter", "parse"]
 
