@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import os
-import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ from typing import Any
 
 from launcher.control import connect
 from launcher.ps import look
-from proto.channel import Channel
+from launcher.service import begin
 from proto.errors import BulkheadError
 
 __all__ = ["METRICS", "main", "render"]
@@ -118,15 +116,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def main() -> int:
     """Entry of the process: until the keeper has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        keeper = Channel.from_environment()
-        start = keeper.recv()
-    except BulkheadError:
+    begun = begin()
+    if begun is None:
         return 1
-    _Handler.machine = start.body["machine"]
-    for name in sorted(start.fds):
-        listener = socket.socket(fileno=start.fds[name])
+    keeper, _Handler.machine, listeners = begun
+    for listener in listeners:
         listener.setblocking(True)
         server = http.server.ThreadingHTTPServer(("", 0), _Handler, bind_and_activate=False)
         server.socket.close()

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 from launcher.control import connect, request
 from launcher.qmp.actions import Actions
 from launcher.qmp.session import Session, Values, event_of
+from launcher.service import begin
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed
 
@@ -149,16 +149,13 @@ def serve_stream(machine: str) -> int:
 
 def main() -> int:
     """Entry of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        keeper = Channel.from_environment()
-        start = keeper.recv()
-    except BulkheadError:
+    begun = begin()
+    if begun is None:
         return 1
-    listeners = [socket.socket(fileno=start.fds[name]) for name in sorted(start.fds)]
+    keeper, machine, listeners = begun
     for listener in listeners:
         listener.setblocking(False)
-    server = Server(start.body["machine"])
+    server = Server(machine)
     threading.Thread(target=server.hear_events, daemon=True).start()
     server.accept(listeners, keeper)
     return 0
