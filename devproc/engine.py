@@ -26,6 +26,7 @@ from proto.ring import (
     ring_rewind,
     ring_should_call,
 )
+from proto.tap import tap_note
 from proto.trace import trace
 
 __all__ = ["EXPORTS", "load_engine"]
@@ -54,6 +55,7 @@ EXPORTS: list[Any] = [
     ring_should_call,
     set_irq_level,
     signal_core,
+    tap_note,
     trace,
     wait_for_work,
 ]

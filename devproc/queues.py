@@ -95,6 +95,7 @@ class Queues:
         self._paused = False
         self._late: list[Callable[[], None]] = []  # parked requests that found their end while nothing was served
         self._unwanted = {index for index, queue in enumerate(device.queues) if queue.on_demand}
+        self._tap = 0
 
     # -- what the core says ----------------------------------------------------------------------------------------
 
@@ -197,6 +198,16 @@ class Queues:
         """Is there a request to be taken from this queue?"""
         queue = self._queues.get(index)
         return queue is not None and queue.enabled and bool(self._engine.ring_has_work(queue.ring))
+
+    def tap(self, address: int) -> None:
+        """Write everything into this tap from now on; 0: nowhere."""
+        self._tap = address
+        for queue in self._queues.values():
+            queue.ring.tap = address
+
+    def sizes(self) -> dict[int, int]:
+        """The entries of each queue that the driver has set up."""
+        return {index: int(queue.ring.num) for index, queue in self._queues.items()}
 
     def told_everything(self) -> None:
         """The core has told of every queue that the driver has set up."""
@@ -343,6 +354,7 @@ class Queues:
         ring.statistics = page + DeviceToCore.offset("queues") + index * QueueStatistics.size()
         ring.generation = page + DeviceToCore.offset("dirty_generation")
         ring.trace = self._pages.trace_address
+        ring.tap = self._tap
         self._place(ring, setup)
         return ring
 

@@ -20,6 +20,7 @@ from devproc.device import Device, MmioDevice, VirtioDevice
 from devproc.engine import load_engine
 from devproc.loop import Reason
 from devproc.queues import Pages, Queues
+from devproc.recorder import Recorder
 from devproc.request import Request
 from devproc.sandbox import Sandbox
 from devproc.session import Session, State
@@ -65,6 +66,7 @@ class Runtime:
         self.sandbox.seal()
         if "outlet" in start.fds:
             use_outlet(start.fds.pop("outlet"))
+        tap = start.fds.pop("tap", None)
         self.device = make_device(start)
         self.device.log, self.device.watch, self.device.unwatch = self.log, self.watch, self.unwatch
         self.device.descriptors = start.fds  # those that are left
@@ -92,6 +94,9 @@ class Runtime:
             self.device.set_interrupt = self._set_interrupt
             if not self._candidate:
                 self._set_interrupt(False)
+        self._recorder = Recorder(self._engine, self.device, self._queues, self._epoch)
+        self._tap = tap  # of a candidate, until it is the device
+        self._begin_recording()
         self._session.candidate = self._candidate
         self._session.take_over = self._take_over
 
@@ -188,6 +193,7 @@ class Runtime:
 
     def _from_core(self, data: bytes) -> None:
         self._trace_message(TracePoint.MESSAGE_IN, data)
+        self._recorder.message(data, message_fields(data)[1], out=False)
         try:
             self._session.receive(data)
         except ProtocolError as error:
@@ -201,9 +207,14 @@ class Runtime:
         except ChannelClosed:
             self.stopping = True
             return
+        tap = packet.fds.pop("tap", None)
         packet.close()
         if packet.kind == "STOP":
             self.stopping = True
+        elif packet.kind == "RECORD":
+            self._recorder.end()
+            self._tap = tap
+            self._begin_recording()
         elif packet.kind == "TELL":
             self.device.told(str(packet.body.get("kind", "")), packet.body)
 
@@ -236,6 +247,7 @@ class Runtime:
         except zmq.Again:
             return False
         self._trace_message(TracePoint.MESSAGE_OUT, data)
+        self._recorder.message(data, message_fields(data)[1], out=True)
         return True
 
     def _send_calls(self, calls: int) -> None:
@@ -303,12 +315,20 @@ class Runtime:
             raise ChannelClosed("told to stop before the start")
         self.device.start()
 
+    def _begin_recording(self) -> None:
+        """If there is a tap, and this process is the device: a tap has one writer."""
+        if self._tap is not None and not self._candidate:
+            tap, self._tap = self._tap, None
+            self._recorder.begin(tap, self._session.status)
+
     def _take_over(self) -> None:
         """The predecessor is fenced: this process is the device now."""
+        self._from_keeper()  # what it said before, if it did: a tap
         self._candidate = False
         _write_word(self._pages.device, "awake", 0)
         _write_word(self._pages.device, "epoch", self._epoch)
         self.device.taken_over()
+        self._begin_recording()
         if self._line is not None:
             self._set_interrupt(self._line)
 

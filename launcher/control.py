@@ -13,6 +13,8 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     MIRRORED {id}    → state (done, cancelled, failed, or on the way), bytes, left, copied, source, target, error, …
     MIRROR_CANCEL {id}                          → as MIRRORED; the disk goes back to its source
     TRACE {generation?} → machine, generation, rings (id, role, device, slot, epoch), and a descriptor for reading each
+    RECORD {ids, size?, block?} → devices (their descriptions), and descriptors: the tap of each, and `alive`, a pipe:
+                     when that is closed, the recording is over (`launcher.keeper.recordings`)
     TRACE_LISTEN {endpoint, keys?, payload?}   → state: starting or running; pid: of the tap
     TRACE_SILENCE {endpoint} → nothing; the tap ends
     DESCRIBE {}      → machine: its description, as `launcher.machine` has it

@@ -48,6 +48,7 @@ from native import (
 from proto.inflight import INFLIGHT_VERSION, InflightHeader
 from proto.memory import RegionTable, find_region, mark_dirty, translate
 from proto.pages import QueueStatistics
+from proto.tap import NOWHERE, EventFlag, EventKind, Tap, tap_close, tap_open, tap_put
 from proto.trace import TracePoint, halves, trace
 from proto.virtio import (
     AVAIL_F_NO_INTERRUPT,
@@ -213,6 +214,7 @@ class Ring(Record):
     first: u32  # where in a request its telling bytes begin
     mute: u32  # not 0: answers have none
     spare: u32
+    tap: u64  # address of the tap through which everything is recorded, or 0
 
 
 class Iovec(Record):
@@ -220,6 +222,12 @@ class Iovec(Record):
 
     base: u64
     length: u64
+
+
+class Length(Record):
+    """A segment's length, for the tap."""
+
+    bytes: u32
 
 
 class First(Record):
@@ -327,6 +335,8 @@ def _take(ring: Ring, chain: Chain, head: u16) -> None:
         _guard(ring, chain)
     if ring.trace != 0:
         _trace_pop(ring, chain)
+    if ring.tap != 0:
+        _tap_pop(Tap(ring.tap), ring, chain)
 
 
 @fn(cold=True)
@@ -519,6 +529,8 @@ def ring_put(ring: Ring, chain: Chain, written: u32) -> None:
     ring.batch = ring.batch + 1
     if written != 0:
         _mark(ring, chain)
+    if ring.tap != 0:
+        _tap_done(Tap(ring.tap), ring, chain, u64(written))
     if ring.trace != 0:
         _trace_done(ring, chain, written)
 
@@ -542,6 +554,53 @@ def _trace_done(ring: Ring, chain: Chain, written: u32) -> None:
         first.high,
     )
     ring.status = 0
+
+
+@fn(cold=True)
+def _tap_pop(tap: Tap, ring: Ring, chain: Chain) -> None:
+    """The request as it was taken, whole."""
+    count: u32 = chain.readable + chain.writable
+    at: u64 = tap_open(
+        tap,
+        4 * u64(count) + chain.readable_bytes,
+        EventKind.POP,
+        ring.queue,
+        u32(chain.head),
+        EventFlag.AGAIN if chain.again != 0 else 0,
+        u32(chain.error),
+        ring.now,
+        chain.counter,
+        u64(chain.readable) | u64(chain.writable) << 32,
+        chain.readable_bytes,
+    )
+    if at == NOWHERE:
+        return
+    length = local(Length)
+    for number in range(count):
+        length.bytes = chain.segments[number].length
+        at = tap_put(tap, at, length.address, 4)
+    for number in range(chain.readable):
+        segment = chain.segments[number]
+        at = tap_put(tap, at, segment.host, u64(segment.length))
+    tap_close(tap, at)
+
+
+@fn(cold=True)
+def _tap_done(tap: Tap, ring: Ring, chain: Chain, written: u64) -> None:
+    """The answer, whole: what it says was written."""
+    left: u64 = written if written < chain.writable_bytes else chain.writable_bytes
+    head: u32 = u32(chain.head)
+    at: u64 = tap_open(tap, left, EventKind.DONE, ring.queue, head, 0, ring.status, ring.now, chain.counter, written, 0)
+    if at == NOWHERE:
+        return
+    for number in range(chain.writable):
+        segment = chain.segments[chain.readable + number]
+        part: u64 = u64(segment.length)
+        if part > left:
+            part = left
+        at = tap_put(tap, at, segment.host, part)
+        left = left - part
+    tap_close(tap, at)
 
 
 @fn

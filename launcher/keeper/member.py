@@ -80,6 +80,7 @@ class Member:
         self.lines = log_throttle()  # what it may write into logs
         self.sandbox: dict[str, Any] | None = None  # what its process says that it has given up
         self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
+        self.tap: Segment | None = None  # through which it is recorded (`launcher.keeper.recordings`)
         self.store: dict[str, int] = {}  # descriptors that it left with us, for its successor
 
     def claim_epoch(self) -> int:
@@ -250,6 +251,7 @@ def device_start(
                 "device_to_core": segments["device_to_core"].fd,
                 "inflight": segments["inflight"].fd,
                 "trace": segments["trace"].fd,
+                **({"tap": member.tap.fd} if member.tap is not None else {}),
                 **member.lent,
             },
         )

@@ -194,6 +194,7 @@ class Requests:
         "PAUSE": _pause,
         "CONT": _cont,
         "TRACE": lambda self, body: self._supervisor.traces.describe(body),
+        "RECORD": lambda self, body: self._supervisor.recordings.start(body),
         "TRACE_LISTEN": lambda self, body: self._supervisor.traces.listen(body),
         "TRACE_SILENCE": lambda self, body: self._supervisor.traces.silence(body),
     }

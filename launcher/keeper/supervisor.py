@@ -48,6 +48,7 @@ from launcher.keeper.mirror import Mirrors
 from launcher.keeper.network import has_peer, lay_cable, peer_name
 from launcher.keeper.pause import Pause
 from launcher.keeper.quarantine import Quarantine
+from launcher.keeper.recordings import Recordings
 from launcher.keeper.recovery import DEVICE, Recovery
 from launcher.keeper.requests import Requests
 from launcher.keeper.segments import Segment
@@ -108,6 +109,7 @@ class Supervisor:
         self.spares = Spares(self.loop, machine, directory.log("spare"), self.log, self._continue_if_all_dead)
         self.events = Events()
         self.traces: Traces = Traces(self)
+        self.recordings: Recordings = Recordings(self)
         self.confinement = Confinement(self)
         self.recovery = Recovery(self)
         self.hangs = Hangs(self)
@@ -568,6 +570,7 @@ class Supervisor:
         self.phase = "ended"
         self._control.close()
         self.services.close()
+        self.recordings.close()
         self.traces.close()
         self.directory.remove()
         if self.gdb is not None:

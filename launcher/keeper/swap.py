@@ -225,6 +225,7 @@ class Swap:
             self._give_up()
             return
         reset_device_page(self.member.segments["device_to_core"].view(), self.new.epoch)
+        self._supervisor.recordings.tell(self.member, self.new.child)
         self._tell_core("adopt")
         self._deadline(ADOPT_DEADLINE, ("adopt",), f"it did not take over within {ADOPT_DEADLINE:.0f} s")
 
