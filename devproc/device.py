@@ -202,6 +202,11 @@ class VirtioDevice(Device):
     def config_written(self, offset: int, data: bytes) -> None:
         """The driver wrote the configuration space. Default: nothing in it can be written."""
 
+    def readable(self, on: bool) -> bool:
+        """There are rules that stop requests (`devproc.breaks`), or no more: serve everything through `handle`. False:
+        the device's own loop sees to that; by default the runtime's takes its place."""
+        return on
+
     def native_loop(self, engine: Any, queues: Any) -> Callable[[], int] | None:
         """A machine-code loop that serves the queues by itself (as `devproc.loop.wait_for_work` does for `handle`),
         or None."""

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 __all__ = ["Buffer", "Request"]
 
+COPY = -1  # the region of bytes that are none of the guest's
+
 
 class Buffer(NamedTuple):
     """A piece of guest memory by name, as it may travel to others."""
@@ -117,6 +119,16 @@ class Request:
         the process is replaced meanwhile its successor is handed the request again; when the driver resets the device
         it is forgotten, and `finish` does nothing."""
         self.deferred = self.parked = True
+
+    def replace_readable(self, data: bytes) -> None:
+        """From now on the readable bytes are these; the guest's memory stays as it is."""
+        slice = self._slice
+        copy = memoryview(data)
+
+        def look(region: int, offset: int, size: int) -> memoryview:
+            return copy[offset : offset + size] if region == COPY else slice(region, offset, size)
+
+        self._slice, self._readable, self.readable, self._read = look, [Buffer(COPY, 0, len(data))], len(data), 0
 
     def _views(self, buffers: list[Buffer], offset: int, size: int) -> list[memoryview]:
         found = []

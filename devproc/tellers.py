@@ -1,4 +1,4 @@
-"""What the first bytes of a request and its answer say, device by device: the words of `bulkhead trace`.
+"""What the first bytes of a request and its answer say, device by device: the words of `bulkhead trace` and of rules.
 
 A teller is a function of the POP and DONE records of a request to the fields that a filter may ask for; `op` and
 `status` are among them, and `words` is what stands in the line between the two. Fields that a request does not have are
@@ -22,7 +22,7 @@ from devproc.fs.v86fs.messages import Type as V86Type
 from proto.trace import DATA_BYTES, TracePoint, TraceRecord
 from proto.virtio import BLK_SECTOR_SIZE, BlkStatus, BlkType
 
-__all__ = ["HEADERS", "TELLERS", "amount", "strip", "tell"]
+__all__ = ["HEADERS", "TELLERS", "amount", "strip", "tell", "tell_fields"]
 
 Fields = dict[str, Any]
 Teller = Callable[[Fields, Fields], Fields]
@@ -43,7 +43,11 @@ HEADERS = {
 
 def tell(device: str, pop: TraceRecord, done: TraceRecord) -> Fields:
     """The fields of a request, in the words of a device of this kind."""
-    asked, answered = pop.fields(), done.fields()
+    return tell_fields(device, pop.fields(), done.fields())
+
+
+def tell_fields(device: str, asked: Fields, answered: Fields) -> Fields:
+    """Of the fields that POP and DONE have, or would have."""
     if asked["error"]:
         return {"op": "MALFORMED", "status": "ERROR", "words": f"chain error {asked['error']}"}
     return TELLERS.get(device, _any)(asked, answered)
