@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from devproc.breaks import Breaks, Held, change
 from devproc.careful import Careful
 from devproc.device import VirtioDevice
 from devproc.loop import SPIN_MAX, Loop
 from devproc.request import Buffer, Request
 from native.memory import Area
 from proto.errors import BackendError, ProtocolError
+from proto.faults import Rule
 from proto.inflight import InflightEntry, InflightHeader, queue_region_size
 from proto.memory import GuestMemory
 from proto.pages import MAX_QUEUES, DeviceToCore, QueueStatistics
@@ -95,6 +97,7 @@ class Queues:
         self._paused = False
         self._late: list[Callable[[], None]] = []  # parked requests that found their end while nothing was served
         self._unwanted = {index for index, queue in enumerate(device.queues) if queue.on_demand}
+        self.breaks = Breaks(device, "")
         self._tap = 0
 
     # -- what the core says ----------------------------------------------------------------------------------------
@@ -176,6 +179,7 @@ class Queues:
         self._queues.clear()
         self.careful.forget()
         self._parked.clear()
+        self.breaks.forget()
         self._late.clear()
         self._paused = False
         self._serve_enabled()
@@ -192,7 +196,7 @@ class Queues:
         """Take requests from a queue that is served on demand, or leave them with the driver."""
         (self._unwanted.discard if wanted else self._unwanted.add)(index)
         if index in self._queues:
-            self._queues[index].ring.parked = int(not wanted)
+            self._halt(self._queues[index].ring)
 
     def posted(self, index: int) -> bool:
         """Is there a request to be taken from this queue?"""
@@ -252,7 +256,7 @@ class Queues:
         self._area.close()
 
     def _work_one(self, ring: Ring) -> None:
-        pop = self._device.native_pop or self._engine.pop_now
+        pop = self._engine.pop_now if self.breaks.active else self._device.native_pop or self._engine.pop_now
         for _ in range(BATCH):
             if ring.parked:
                 break
@@ -267,6 +271,14 @@ class Queues:
 
     def _handle(self, ring: Ring) -> None:
         request = self._request(ring)
+        if self.breaks.active and request.error != ChainError.POISONED:
+            stopped = self.breaks.judge("pop", request, ring.first)
+            if stopped is not None:
+                self._stop(ring, request, "pop", *stopped)
+                return
+        self._carry_out(ring, request)
+
+    def _carry_out(self, ring: Ring, request: Request) -> None:
         device = self._device
         try:
             if request.error == ChainError.POISONED:
@@ -277,9 +289,63 @@ class Queues:
             device.failed(request, error)
             request.deferred = False
         if request.deferred:
-            self._remember(ring, request)
+            self._remember(ring, request, lambda: self._complete(ring, request))
+        else:
+            self._complete(ring, request)
+
+    def _complete(self, ring: Ring, request: Request) -> None:
+        stopped = self.breaks.judge("complete", request, ring.first) if self.breaks.active else None
+        if stopped is not None:
+            self._stop(ring, request, "complete", *stopped)
         else:
             self._put(ring, request)
+
+    # -- rules -----------------------------------------------------------------------------------------------------
+
+    def _stop(self, ring: Ring, request: Request, at: str, rule: Rule, fields: dict[str, Any]) -> None:
+        """A rule takes a request."""
+        if rule.action in ("hold", "delay"):
+            request.park()
+            held = self.breaks.hold(request, rule, at, fields)
+            self._unmark(request)
+            self._halt(ring)
+            self._remember(ring, request, lambda: self._go_on(ring, held))
+            return
+        if rule.action == "set":
+            change(request, at, rule.data, rule.offset)
+        self._finish(ring, request, at, rule.action)
+
+    def _unmark(self, request: Request) -> None:
+        """While it waits it is to blame for nothing (`devproc.careful`)."""
+        statistics = DeviceToCore.offset("queues") + request.queue * QueueStatistics.size()
+        at = statistics + QueueStatistics.offset("marked")
+        word = self._pages.device.view()[at : at + 8].cast("Q")
+        if word[0] == request.number + 1:
+            word[0] = 0
+
+    def _go_on(self, ring: Ring, held: Held) -> None:
+        """A request is held no longer."""
+        self.breaks.gone(held)
+        self._halt(ring)
+        held.request.deferred = held.request.parked = False
+        self._finish(ring, held.request, held.at, held.then)
+
+    def _finish(self, ring: Ring, request: Request, at: str, how: str) -> None:
+        if how == "fail":
+            self.breaks.fail(request)
+        elif how == "drop" and at == "pop":
+            self.breaks.drop(request)
+        elif at == "pop":
+            self._carry_out(ring, request)
+            return
+        self._put(ring, request)
+
+    def _halt(self, ring: Ring) -> None:
+        """Take nothing from a queue that nobody wants, or that is served in order while one of its requests waits."""
+        held = self._device.queues[ring.queue].in_order and self.breaks.holds(ring.queue)
+        ring.parked = int(held or ring.queue in self._unwanted)
+
+    # -- giving back -----------------------------------------------------------------------------------------------
 
     def _put(self, ring: Ring, request: Request) -> None:
         if request.failed or request.bytes_read or request.bytes_written:
@@ -303,8 +369,8 @@ class Queues:
             number=number,
         )
 
-    def _remember(self, ring: Ring, request: Request) -> None:
-        """A deferred request: keep its chain, and put it back when `finish` is called."""
+    def _remember(self, ring: Ring, request: Request, then: Callable[[], None]) -> None:
+        """A deferred request: keep its chain, and do `then` with it when `finish` is called."""
         used = _CHAIN.size + (self.chain.readable + self.chain.writable) * _SEGMENT.size
         kept = bytes(self._view[self._chain_at : self._chain_at + used])
         self._deferred += 1
@@ -324,7 +390,7 @@ class Queues:
             self._deferred -= 1
             now = bytes(self._view[self._chain_at : self._chain_at + used])  # of a request being handled meanwhile
             self._view[self._chain_at : self._chain_at + used] = kept
-            self._put(ring, request)
+            then()
             self._view[self._chain_at : self._chain_at + used] = now
             self._engine.flush_and_call(self.loop, ring)
 

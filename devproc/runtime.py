@@ -16,6 +16,7 @@ from typing import Any
 import zmq
 
 from devproc.blk.network import use_outlet
+from devproc.breaks import Breaks
 from devproc.device import Device, MmioDevice, VirtioDevice
 from devproc.engine import load_engine
 from devproc.loop import Reason
@@ -67,6 +68,7 @@ class Runtime:
         if "outlet" in start.fds:
             use_outlet(start.fds.pop("outlet"))
         tap = start.fds.pop("tap", None)
+        rules = start.fds.pop("rules", None)
         self.device = make_device(start)
         self.device.log, self.device.watch, self.device.unwatch = self.log, self.watch, self.unwatch
         self.device.descriptors = start.fds  # those that are left
@@ -74,7 +76,10 @@ class Runtime:
         self.device.traced = self._trace_call
         self._start_device(start)
         self._queues = self._make_queues()
-        self._run_loop = self._choose_loop()
+        self._own_loop, self._any_loop = self._choose_loop()
+        self._run_loop = self._own_loop
+        if rules is not None:
+            self._set_rules(start.body.get("rules", []), rules)
         self._session = Session(
             self.device,
             self._queues,
@@ -109,8 +114,9 @@ class Runtime:
             reason = self._turn() if not self._candidate else Reason.SLEEP
             timeout = 0.0
             if reason == Reason.SLEEP:
-                timeout = RETRY if self._due else HEARTBEAT
+                timeout = RETRY if self._due else self._patience()
             self._wait(timeout)
+            self._tend_breaks()
             self._session.settle()
             if self._session.state is State.CONNECTING and time.monotonic() - heard > HEARTBEAT:
                 heard = time.monotonic()
@@ -208,15 +214,41 @@ class Runtime:
             self.stopping = True
             return
         tap = packet.fds.pop("tap", None)
+        rules = packet.fds.pop("rules", None)
         packet.close()
         if packet.kind == "STOP":
             self.stopping = True
+        elif packet.kind == "RULES":
+            self._set_rules(packet.body.get("rules", []), rules)
+        elif packet.kind == "HELD" and self._queues is not None:
+            self._queues.breaks.order(packet.body)
         elif packet.kind == "RECORD":
             self._recorder.end()
             self._tap = tap
             self._begin_recording()
         elif packet.kind == "TELL":
             self.device.told(str(packet.body.get("kind", "")), packet.body)
+
+    # -- rules -----------------------------------------------------------------------------------------------------
+
+    def _set_rules(self, rules: list[dict[str, Any]], fd: int | None) -> None:
+        """These stop or change requests from now on; with none, the device's own loop serves again."""
+        if self._queues is not None and isinstance(self.device, VirtioDevice):
+            self._queues.breaks.set_rules(rules, fd)
+            general = self.device.readable(self._queues.breaks.active)
+            self._run_loop = self._any_loop if general else self._own_loop
+        if fd is not None:
+            os.close(fd)
+
+    def _patience(self) -> float:
+        return self._queues.breaks.patience(HEARTBEAT) if self._queues is not None else HEARTBEAT
+
+    def _tend_breaks(self) -> None:
+        """Let go what was delayed long enough, and tell the keeper what is held."""
+        if self._queues is not None and self._queues.breaks.watched:
+            self._queues.breaks.tick()
+            if self._queues.breaks.changed:
+                self._tell("HELD", self._queues.breaks.report())
 
     # -- the trace -------------------------------------------------------------------------------------------------
 
@@ -371,17 +403,20 @@ class Runtime:
         if not isinstance(self.device, VirtioDevice):
             return None
         queues = Queues(self.device, self._engine, self._memory, self._pages, self._broken)
+        queues.breaks = Breaks(self.device, str(self._body.get("device", "")))
         if self._body.get("careful", False):
             queues.careful.begin(self._body.get("condemned", []))
         return queues
 
-    def _choose_loop(self) -> Callable[[], int]:
-        """The device's own machine-code loop, the general one, or (no queues) the heartbeat alone."""
+    def _choose_loop(self) -> tuple[Callable[[], int], Callable[[], int]]:
+        """The loop that serves, and the one for the readable path: the device's own machine code, or else the general
+        one; the general one; or (no queues) the heartbeat alone."""
         engine, queues, page = self._engine, self._queues, self._pages.device
         if queues is None:
-            return lambda: _beat(page)
+            return (lambda: _beat(page),) * 2
         own = self.device.native_loop(engine, queues) if isinstance(self.device, VirtioDevice) else None
-        return own or (lambda: engine.wait_for_work(queues.loop, SERVICE_NS))
+        general = lambda: engine.wait_for_work(queues.loop, SERVICE_NS)  # noqa: E731
+        return own or general, general
 
 
 def _map(start: Packet, name: str, size: int, *, writable: bool = True) -> Area:
