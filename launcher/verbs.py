@@ -199,6 +199,20 @@ VERBS = (
         ),
     ),
     Verb(
+        "record",
+        "write all that driver and devices say to each other, with payload, into a file",
+        "bulkhead record ID… -o FILE [--for S] [--until TEXT | --around TEXT [--seconds N]] [--block] [--json]",
+        "record.cli:run",
+        "record.cli:add_arguments",
+        "Until Ctrl-C, the machine's end, or what --for and --until say; goes on while devices die and are swapped.\n"
+        "Slows nobody: what is too much is counted as lost. Filters are those of `bulkhead trace`: docs/recording.md.",
+        (
+            ("bulkhead record blk0 net0 -o boot.rec", "until Ctrl-C"),
+            ("bulkhead record blk0 -o r --around 'status == IOERR'", "the ten seconds around the next error"),
+            ("bulkhead record blk0 -o r --until 'latency > 1s' --for 60", "up to the first slow request"),
+        ),
+    ),
+    Verb(
         "keys",
         "make the keys with which a machine may be looked at from elsewhere",
         "bulkhead keys create DIR",
@@ -221,6 +235,21 @@ VERBS = (
             ("bulkhead mirror blk0 qcow2:new.qcow2", "change place and format"),
             ("bulkhead mirror blk0 backup.img --no-pivot", "both stay equal until it is cancelled"),
             ("bulkhead mirror blk0 --cancel", ""),
+        ),
+    ),
+    Verb(
+        "chaos",
+        "kill and swap devices at random under a working guest, and verify that nothing is lost",
+        "bulkhead chaos [--seed N] [--minutes M | --kills N --swaps N] [--only WORDS] [--guest NAME] [--report FILE]",
+        "chaos.cli:run",
+        "chaos.cli:add_arguments",
+        "Starts machines of its own. Faults: signals, hangs, exceptions, a death at each step of the ring's code,\n"
+        "restarts, swaps, mirrors. Work: disks that are verified, ext4, SQLite, git on shares, TCP. The same seed\n"
+        "gives the same faults. Exit code 0 only if nothing was lost, doubled or corrupted.",
+        (
+            ("bulkhead chaos --minutes 10", ""),
+            ("bulkhead chaos --seed 7 --only disk,kill,step --guest bundled", "the disk of the bundled guest alone"),
+            ("bulkhead chaos --kills 1000 --swaps 200 --report chaos.md", "until there were as many"),
         ),
     ),
     Verb(
