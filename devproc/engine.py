@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 from devproc.blk.fast import block_loop
-from devproc.fs.fuse.fast import fuse_index, fuse_loop, fuse_pop
+from devproc.fs.fuse.fast import fuse_loop, fuse_pop
+from devproc.fs.fuse.listing import fuse_list
+from devproc.fs.fuse.tables import fuse_index
 from devproc.loop import account, call, flush_and_call, pop_now, put_now, wait_for_work
 from devproc.net.fast import net_loop
 from native import Unit
@@ -38,6 +40,7 @@ EXPORTS: list[Any] = [
     call_again,
     flush_and_call,
     fuse_index,
+    fuse_list,
     fuse_loop,
     fuse_pop,
     mmio_begin,

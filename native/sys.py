@@ -18,6 +18,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
     "PWRITE64": (18, 68),
     "READV": (19, 65),
     "WRITEV": (20, 66),
+    "LSEEK": (8, 62),
     "MADVISE": (28, 233),
     "GETPID": (39, 172),
     "SENDTO": (44, 206),
@@ -27,6 +28,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
     "GETTID": (186, 178),
     "GETXATTR": (191, 8),
     "FUTEX": (202, 98),
+    "GETDENTS64": (217, 61),
     "FALLOCATE": (285, 47),
     "PREADV": (295, 69),
     "PWRITEV": (296, 70),
@@ -50,6 +52,7 @@ PREAD64: Final = _number("PREAD64")
 PWRITE64: Final = _number("PWRITE64")
 READV: Final = _number("READV")
 WRITEV: Final = _number("WRITEV")
+LSEEK: Final = _number("LSEEK")
 MADVISE: Final = _number("MADVISE")
 GETPID: Final = _number("GETPID")
 SENDTO: Final = _number("SENDTO")
@@ -59,6 +62,7 @@ FDATASYNC: Final = _number("FDATASYNC")
 GETTID: Final = _number("GETTID")
 GETXATTR: Final = _number("GETXATTR")
 FUTEX: Final = _number("FUTEX")
+GETDENTS64: Final = _number("GETDENTS64")
 FALLOCATE: Final = _number("FALLOCATE")
 PREADV: Final = _number("PREADV")
 PWRITEV: Final = _number("PWRITEV")

@@ -15,6 +15,7 @@ from devproc.fs import nameless
 from devproc.fs.fuse import attributes, connection, directories, files, locks, names
 from devproc.fs.fuse.counts import COUNTS_SIZE, Counts
 from devproc.fs.fuse.known import NativeTables
+from devproc.fs.fuse.listing import Packer
 from devproc.fs.fuse.session import Session, collect
 from devproc.fs.journal import kept_journal, kept_memory
 from devproc.fs.share import check_tag, open_tree
@@ -84,6 +85,7 @@ class VirtioFsDevice(VirtioDevice):
     def native_loop(self, engine: Any, queues: Any) -> Callable[[], int]:
         loop, tables = queues.loop, NativeTables(engine, queues.chain.address, self._tree.hold(b""), self.cache)
         self._session.nodes.use(tables)
+        self._session.packer = Packer(engine)
         self.native_pop = lambda ring, chain: engine.fuse_pop(loop, tables.known, ring)
         return lambda: engine.fuse_loop(loop, tables.known, SERVICE_NS)
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import struct
 
 from devproc.fs.fuse.files import _OPENED
+from devproc.fs.fuse.listing import EMPTY, Listing, pack
 from devproc.fs.fuse.messages import Header, Opcode
 from devproc.fs.fuse.nodes import Handle
 from devproc.fs.fuse.session import DATA_AT, Session, answers
-from devproc.fs.tree import Entry, join, number_of
+from devproc.fs.tree import join
 
-DT_DIR = 4
 ENTRY_SIZE = 128  # struct fuse_entry_out
-PADDING = [bytes(size) for size in range(8)]
-_ENTRY = struct.Struct("<QQII")
 
 
 @answers(Opcode.OPENDIR)
@@ -28,49 +25,46 @@ def readdir(session: Session, header: Header, fh: int, offset: int, size: int, *
     """Entries from the `offset`th on, as many as fit whole. The directory is read when `offset` is 0, and again by a
     successor; an entry's offset is its place in that."""
     listing = _listing(session, session.nodes.handle(fh), offset)
-    room = min(size, session.request.writable - DATA_AT)
-    parts: list[bytes] = []
-    for place, entry in enumerate(listing[offset:], offset):
-        record = _record(entry, place)
-        room -= len(record)
-        if room < 0:
-            break
-        parts.append(record)
-    return b"".join(parts)
+    return listing.part(offset, min(size, session.request.writable - DATA_AT))
 
 
 @answers(Opcode.READDIRPLUS)
 def readdirplus(session: Session, header: Header, fh: int, offset: int, size: int, *others: int) -> bytes:
     """The same with what LOOKUP says of each; of "." and "..", and of what has gone meanwhile, nothing."""
     handle = session.nodes.handle(fh)
-    listing = _listing(session, handle, offset)
     room = min(size, session.request.writable - DATA_AT)
     parts: list[bytes] = []
-    for place in range(offset, len(listing)):
-        record = _record(listing[place], place)
+    for name, record in _listing(session, handle, offset).records(offset):
         room -= ENTRY_SIZE + len(record)
         if room < 0:
             break
-        parts += [_found(session, handle, listing[place].name), record]
+        parts += [_found(session, handle, name), record]
     return b"".join(parts)
 
 
-def _listing(session: Session, handle: Handle, offset: int) -> list[Entry]:
+def _listing(session: Session, handle: Handle, offset: int) -> Listing:
     """What is in an open directory; nothing when it was removed."""
     if offset == 0 or handle.listing is None:
         node = session.nodes.get(handle.node)
         if not node.paths:
-            return []
-        here = session.tree.stat(node.path)
-        dots = [Entry(name, here.device, here.inode, DT_DIR) for name in (b".", b"..")]
-        handle.listing = dots + session.tree.entries(node.path)
+            return EMPTY
+        handle.listing = _packed(session, handle) or _read(session, node.path)
     return handle.listing
 
 
-def _record(entry: Entry, place: int) -> bytes:
-    """struct fuse_dirent."""
-    name, device, inode, kind = entry
-    return _ENTRY.pack(number_of(device, inode), place + 1, len(name), kind) + name + PADDING[-len(name) % 8]
+def _packed(session: Session, handle: Handle) -> Listing | None:
+    """By machine code, of a directory of the host that machine code can read."""
+    if session.packer is None:
+        return None
+    try:
+        return session.packer.pack(session.file(handle).descriptor())
+    except OSError:
+        return None
+
+
+def _read(session: Session, path: bytes) -> Listing:
+    here = session.tree.stat(path)
+    return pack(here.device, here.inode, session.tree.entries(path))
 
 
 def _found(session: Session, handle: Handle, name: bytes) -> bytes:

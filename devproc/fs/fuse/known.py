@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from devproc.fs.beneath import RESOLVE
-from devproc.fs.fuse.fast import ENTRIES, NAMES, O_PATH, OPENS, PATH_ROOM, Entry, Known, Open
+from devproc.fs.fuse.tables import ENTRIES, NAMES, OPENS, PATH_ROOM, Entry, Known, Open
 from devproc.fs.mapped import ATTRIBUTE
 from native.memory import Area
 
@@ -40,7 +40,7 @@ class NativeTables:
         known.dev_major, known.dev_minor = os.major(status.st_dev), os.minor(status.st_dev)
         known.stir = zlib.crc32(status.st_dev.to_bytes(8, "little")) << 32
         known.valid, known.valid_ns = divmod(int(cache * SECOND), SECOND)
-        known.how.flags = O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+        known.how.flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
         known.how.resolve = RESOLVE
         for array, text in ((known.attribute, ATTRIBUTE.encode()), (known.link, b"/proc/self/fd/")):
             for place, byte in enumerate(text):

@@ -11,13 +11,14 @@ import contextlib
 import errno
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from devproc.fs.fuse.counts import Counts
 from devproc.fs.fuse.known import NativeTables
+from devproc.fs.fuse.listing import Listing
 from devproc.fs.intents import INTENT_KEYS
 from devproc.fs.journal import Journal
-from devproc.fs.tree import ROOT, Attributes, Entry, OpenFile, fail
+from devproc.fs.tree import ROOT, Attributes, OpenFile, fail
 
 __all__ = ["ROOT_NODE", "Handle", "Node", "Nodes"]
 
@@ -49,7 +50,7 @@ class Handle:
     node: int
     flags: int
     file: OpenFile | None = None
-    listing: list[Entry] | None = field(default=None)
+    listing: Listing | None = None
 
 
 class Nodes:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from devproc.fs.fuse.counts import Counts
+from devproc.fs.fuse.listing import Packer
 from devproc.fs.fuse.messages import IN_HEADER, OUT_HEADER, REQUESTS, SECOND, Header, Opcode, attributes, decode, statx
 from devproc.fs.fuse.nodes import ROOT_NODE, Handle, Identity, Node, Nodes
 from devproc.fs.intents import Careful, Intents
@@ -83,6 +84,7 @@ class Session:
         self.nameless = Nameless(tree, gone)
         self.locks = Locks(tree, locked)
         self.waiting = Waiting()
+        self.packer: Packer | None = None  # of directories, where there is machine code
         seconds, nanoseconds = divmod(int(cache * SECOND), SECOND)
         self.cache = bool(cache)
         self._entry_valid = (seconds, seconds, nanoseconds, nanoseconds)

@@ -133,3 +133,43 @@ def test_how_often_the_guest_holds_a_node_counts_both_ways(both, share):
         forget = message(Opcode.FORGET, node, lookups, unique=9)
         assert both[0].raw(forget, 0) == both[1].ask(forget, 0) == b""
         assert (error(same(both, Opcode.GETATTR, node)) != 0) == gone
+
+
+def everything(both, node, room):
+    """All that READDIR says of a directory, in both ways, with answers of this size."""
+    handle = struct.unpack_from("<Q", same(both, Opcode.OPENDIR, node), 16)[0]
+    said, offset = [], 0
+    while answer := same(both, Opcode.READDIR, node, handle, offset, room)[16:]:
+        at = 0
+        while at < len(answer):
+            _, offset, length, kind = struct.unpack_from("<QQII", answer, at)
+            said.append((answer[at + 24 : at + 24 + length], kind))
+            at += 24 + length + 7 & ~7
+    assert same(both, Opcode.READDIR, node, handle, 1 << 63, room)[16:] == b""
+    same(both, Opcode.RELEASEDIR, node, handle)
+    return said
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 900])
+def test_directories_are_listed_the_same_and_in_order(both, share, count):
+    choose = random.Random(count)
+    names = {choose.randbytes(choose.choice([1, 2, 7, 8, 9, 60, 127])).hex().encode() for _ in range(count)}
+    names |= {name[:8] for name in names} | {b"\xff\xfe", b".hidden", b"..."}
+    (share / "d").mkdir()
+    for name in names:
+        (share / "d" / os.fsdecode(name)).touch()
+    (share / "d" / "e").mkdir()
+    (share / "d" / "l").symlink_to("x")
+    os.mkfifo(share / "d" / "p")
+    node = struct.unpack_from("<Q", same(both, Opcode.LOOKUP, ROOT, names=[b"d"]), 16)[0]
+    kinds = dict.fromkeys(names, 8) | {b"e": 4, b"l": 10, b"p": 0}
+    for room in (4096, 8000, 400):
+        assert everything(both, node, room) == [(b".", 4), (b"..", 4), *sorted(kinds.items())]
+
+
+def test_a_directory_too_long_for_machine_code(both, share):
+    (share / "d").mkdir()
+    for number in range(6000):
+        (share / "d" / f"{number:0180}").touch()
+    node = struct.unpack_from("<Q", same(both, Opcode.LOOKUP, ROOT, names=[b"d"]), 16)[0]
+    assert len(everything(both, node, 8000)) == 6002
