@@ -95,6 +95,8 @@ class Device:
         self.traced: Callable[..., None] = lambda request, call, nanoseconds, error=0: None
         self.watch: Callable[..., None] = lambda fd, ready, events=POLLIN: None
         self.unwatch: Callable[[int], None] = lambda fd: None
+        self.away: Callable[[str], None] = lambda why: None  # it waits for somebody, it may be for ever; "": no longer
+        self.quiet: Callable[[], bool] = lambda: False  # nothing may change the guest's memory now
         self.__dict__.update(parse_properties(type(self), properties, owner or type(self).__name__))
 
     def start(self) -> None:
@@ -115,6 +117,9 @@ class Device:
 
     def taken_over(self) -> None:
         """A successor in a swap is now the device; `load` came before, if there was a state."""
+
+    def tick(self) -> None:
+        """Called twice a second or so while the device lives."""
 
     def told(self, kind: str, body: dict[str, Any]) -> None:
         """The keeper says something that is this kind of device's own business."""

@@ -25,7 +25,7 @@ from typing import Any
 
 from proto.errors import BulkheadError
 
-__all__ = ["Needs", "libraries", "needs_of", "needs_of_outlet", "needs_of_peer"]
+__all__ = ["Needs", "libraries", "needs_of", "needs_of_outlet", "needs_of_peer", "needs_of_relay", "needs_of_served"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("native", "proto", "devproc")
@@ -82,6 +82,8 @@ class Needs:
 def needs_of(device: str, backend: str = "", properties: Mapping[str, Any] | None = None) -> Needs:
     """What a device of this kind needs."""
     given = dict(properties or {})
+    if device == "relay":
+        return needs_of_relay()
     needs = Needs()
     if device == "blk":
         _disk(needs, backend, _is_on(given.get("ro")))
@@ -89,8 +91,26 @@ def needs_of(device: str, backend: str = "", properties: Mapping[str, Any] | Non
         _share(needs, backend, _is_on(given.get("ro")))
     elif device not in NOTHING:
         _own(needs, device, [backend, *given.values()])
-    capture = device == "net"  # its descriptor comes from the keeper
-    needs.writes = capture or needs.nameless > 0 or any(word in ("write", "tree") for _, word in needs.rules)
+    lent = device in ("net", "console")  # what it writes, a descriptor of the keeper's
+    needs.writes = lent or needs.nameless > 0 or any(word in ("write", "tree") for _, word in needs.rules)
+    return needs
+
+
+def needs_of_relay() -> Needs:
+    """What a relay needs: to connect, wherever its device is."""
+    return Needs("relay", [(path, "read") for path in RESOLVER])
+
+
+def needs_of_served(device: str, backend: str, properties: Mapping[str, Any] | None, outlet: bool) -> Needs:
+    """What a device behind a relay needs, which is called at a socket that it is given; without an outlet, what it
+    connects to it connects to by itself."""
+    needs = needs_of(device, backend, properties)
+    if needs.targets and not outlet:
+        needs.profile = "relay"
+        needs.rules += [(path, "read") for path in (*RESOLVER, *_certificates())]
+        needs.targets = []
+    else:
+        needs.profile = {"device": "served"}.get(needs.profile, f"served {needs.profile}")
     return needs
 
 

@@ -74,6 +74,7 @@ class Runtime:
         self.device.descriptors = start.fds  # those that are left
         self.device.store, self.device.unstore = self._store, self._unstore
         self.device.traced = self._trace_call
+        self.device.away = lambda why: self._tell("STATE", {"state": why, "away": bool(why)})
         self._start_device(start)
         self._queues = self._make_queues()
         self._own_loop, self._any_loop = self._choose_loop()
@@ -104,12 +105,13 @@ class Runtime:
         self._begin_recording()
         self._session.candidate = self._candidate
         self._session.take_over = self._take_over
+        self.device.quiet = lambda: self._session.state is State.QUIET
 
     def run(self) -> None:
         """Say HELLO and serve. Raises ConfigError when the core refuses this process."""
         self._trace(TracePoint.STARTED, 0, 0, self._epoch, os.getpid(), 0, self.device.id)
         self._session.hello(os.getpid())
-        heard = time.monotonic()
+        heard = ticked = time.monotonic()
         while not self.stopping:
             reason = self._turn() if not self._candidate else Reason.SLEEP
             timeout = 0.0
@@ -118,6 +120,9 @@ class Runtime:
             self._wait(timeout)
             self._tend_breaks()
             self._session.settle()
+            if time.monotonic() - ticked >= HEARTBEAT:
+                ticked = time.monotonic()
+                self.device.tick()
             if self._session.state is State.CONNECTING and time.monotonic() - heard > HEARTBEAT:
                 heard = time.monotonic()
                 self._session.hello(os.getpid())  # the first one, or its answer, was lost

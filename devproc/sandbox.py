@@ -21,7 +21,7 @@ from typing import Any
 
 from devproc.needs import Needs, libraries, needs_of
 from proto.confine import landlock, limits, namespaces, seccomp
-from proto.confine.syscalls import PROFILES
+from proto.confine.syscalls import NETWORKED, PROFILES
 from proto.errors import ConfigError
 
 __all__ = ["MODES", "Sandbox", "prepare"]
@@ -114,7 +114,7 @@ class Sandbox:
     def _namespaces(self) -> None:
         root = os.geteuid() == 0
         kinds = [kind for kind in namespaces.KINDS if not (root and kind == "user")]
-        if self.needs.profile == "peer":
+        if self.needs.profile in NETWORKED:
             kinds = [kind for kind in kinds if kind != "net"]
         if not self.needs.writable:
             kinds = [kind for kind in kinds if kind != "mount"]
@@ -136,7 +136,7 @@ class Sandbox:
 
     def _capabilities(self) -> None:
         def step() -> None:
-            namespaces.forget_capabilities(ports=self.needs.profile == "peer")
+            namespaces.forget_capabilities(ports=self.needs.profile in NETWORKED)
             self.in_force["capabilities"] = "files" if os.geteuid() == 0 else "none"
 
         self._attempt("capabilities", step)
@@ -146,11 +146,11 @@ class Sandbox:
         if version == 0:
             self.missing["Landlock"] = "this kernel has none, or it is switched off"
             return
-        if version == 1 and self.needs.profile != "device":
+        if version == 1 and self.needs.profile not in ("device", "served"):
             self.missing["Landlock"] = "version 1 would forbid moving files between directories"
             return
         self.missing |= {f"Landlock, {what}": f"the kernel has version {version}" for what in landlock.missing(version)}
-        network = self.needs.profile == "peer"
+        network = self.needs.profile in NETWORKED
 
         def step() -> None:
             count = landlock.restrict([*libraries(), *self.needs.rules], version, network=network)

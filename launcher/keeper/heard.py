@@ -20,7 +20,7 @@ LOG_RATE, LOG_BURST = 100, 1000  # lines a second, and at once
 LONGEST_LINE = 4000  # characters
 LONGEST_REPORT = 16384  # of a sandbox, as JSON
 FIELDS: dict[str, dict[str, type]] = {
-    "STATE": {"state": str},
+    "STATE": {"state": str, "away": bool},
     "LOG": {"text": str, "id": str},
     "FAILED": {"error": str, "hint": str},
     "UNSTORE": {"names": list},

@@ -75,6 +75,7 @@ class Member:
         self.ready = False  # the core has bound this epoch's endpoint
         self.started = False  # START was sent in this epoch
         self.wanted = False  # its death is an order, not a failure
+        self.away = False  # it says that it waits for somebody, it may be for ever
         self.waits = 0.0  # seconds for which it has been waiting for its backend
         self.segments: dict[str, Segment] = {}
         self.lines = log_throttle()  # what it may write into logs
@@ -92,7 +93,7 @@ class Member:
         """A process is about to start; its predecessor is dead, its pidfd has said so."""
         self.epoch = self.claim_epoch()
         self.ready = self.started = self.wanted = False
-        self.state, self.reason, self.waits = "starting", "", 0.0
+        self.state, self.reason, self.waits, self.away = "starting", "", 0.0, False
         if "device_to_core" in self.segments:
             reset_device_page(self.segments["device_to_core"].view(), self.epoch)
 
@@ -273,7 +274,7 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
         "id": member.id,
         "role": member.role,
         "pid": member.child.pid if member.child else None,
-        "state": "waiting" if member.waits and member.state == "running" else member.state,
+        "state": "waiting" if (member.waits or member.away) and member.state == "running" else member.state,
         "epoch": member.epoch or None,
         "restarts": member.restarts if member.role != "core" else None,
         "reason": f"for its backend, {member.waits:.0f} s" if member.waits else member.reason,

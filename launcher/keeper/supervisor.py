@@ -429,6 +429,7 @@ class Supervisor:
         """A line for a log: the process's own, or (the core speaks of it) a device's."""
         about = self.members.get(packet.body.get("id", ""), member) if member is self.core else member
         line = line_of(str(packet.body.get("text", "")), member.lines)
+        member.away = packet.body.get("away", False)
         if line is None:
             return
         with contextlib.suppress(OSError), open(about.log, "a", encoding="utf-8") as log:

@@ -12,7 +12,19 @@ from typing import Final
 
 from proto.confine.numbers import NUMBERS
 
-__all__ = ["ABSENT", "ALLOWED", "ARGUMENTS", "NEVER", "NEWEST", "OWN_PID", "PROFILES", "Argument", "Row", "number"]
+__all__ = [
+    "ABSENT",
+    "ALLOWED",
+    "ARGUMENTS",
+    "NETWORKED",
+    "NEVER",
+    "NEWEST",
+    "OWN_PID",
+    "PROFILES",
+    "Argument",
+    "Row",
+    "number",
+]
 
 OWN_PID: Final = -1  # stands for the process's own pid in a condition
 NEWEST: Final = 472  # numbers from here on are later than this table: ENOSYS, so that callers fall back
@@ -236,9 +248,10 @@ ALLOWED: Final = (
     Row("memfd", ("memfd_create",), "the journal that its successor inherits"),
     Row(
         "network",
-        ("socket", "connect", "bind", "listen", "accept", "accept4", "sendmmsg", "recvmmsg"),
+        ("socket", "connect", "bind", "listen", "sendmmsg", "recvmmsg"),
         "sockets of its own",
     ),
+    Row("accept", ("accept", "accept4"), "takes a client of a listening socket that it was given"),
 )
 
 NEVER: Final = (  # what the core must not do either: it may do the rest
@@ -375,8 +388,14 @@ PROFILES: Final[dict[str, frozenset[str]]] = {
     "device": _BASE,
     "directory": _BASE | {"tree"},  # a device of the user's own with a directory to write
     "share": _BASE | {"tree", "attribute", "memfd", "watch"},
-    "peer": _BASE | {"network", "tree"},
+    "console": _BASE | {"accept"},
+    "peer": _BASE | {"network", "accept", "tree"},
+    "relay": _BASE | {"network", "memfd"},  # also a device behind one that connects to its disk by itself
+    "served": _BASE | {"accept", "memfd"},  # a device behind a relay, which calls at a socket that it was given
+    "served directory": _BASE | {"accept", "memfd", "tree"},
+    "served share": _BASE | {"accept", "memfd", "tree", "attribute", "watch"},
 }
+NETWORKED: Final = frozenset({"peer", "relay"})  # profiles of processes that stay in the host's network
 
 
 def number(name: str, machine: str) -> int | None:

@@ -1,0 +1,179 @@
+"""The process of a device behind a relay: `python -m devproc.relay.main`, started with a channel, as devices are.
+
+START brings {id, device, properties, backend, endpoint, log_level, sandbox} and perhaps descriptors: `listen`, a
+socket that listens already, at `endpoint` (this process makes none); `keys`, the CURVE keys of a server: its
+public and its secret one, and the public ones of those who may connect, a line each; what a predecessor has stored, in
+STORED packets before. READY answers it when the device is open and can be reached, FAILED when that cannot be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from devproc.blk.network import use_outlet
+from devproc.device import VirtioDevice
+from devproc.fs.journal import kept_memory
+from devproc.kept import KEPT_SIZE, Kept
+from devproc.needs import needs_of_served
+from devproc.registry import explain, make_device
+from devproc.relay.backend import Host
+from devproc.relay.line import read_curve
+from devproc.sandbox import Sandbox
+from proto.channel import Channel, Packet
+from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed, ProtocolError
+
+__all__ = ["Process"]
+
+TICK = 500  # ms
+
+
+class Process:
+    """The loop around one host."""
+
+    def __init__(self, channel: Channel, start: Packet) -> None:
+        self._channel = channel
+        self._level: int = start.body.get("log_level", 20)
+        self._id: str = start.body["id"]
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._guard: ThreadAuthenticator | None = None
+        self._known: set[bytes] = set()
+        body = start.body
+        needs = needs_of_served(
+            body["device"], body.get("backend") or "", body.get("properties"), "outlet" in start.fds
+        )
+        self.sandbox = Sandbox({"sandbox": body.get("sandbox")}, needs)
+        self.sandbox.begin()
+        socket = self._bind(body["endpoint"], start.fds)
+        self.sandbox.seal()
+        if "outlet" in start.fds:
+            use_outlet(start.fds.pop("outlet"))
+        device = make_device(start)
+        if not isinstance(device, VirtioDevice):
+            raise ConfigError(f"{self._id} is not a virtio device", hint="Others answer each access of the guest's.")
+        self.device = device
+        device.log, device.watch, device.unwatch = self._log, self._watch, self._unwatch
+        device.store, device.unstore = self._store, self._unstore
+        device.descriptors = start.fds
+        kept = Kept(kept_memory(device, "host", KEPT_SIZE))
+        device.start()
+        self._host = Host(device, socket, kept)
+        self.endpoint = str(socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
+        self._poll.register(channel, select.POLLIN)
+        self._host.watch(self._watch)
+
+    def run(self) -> None:
+        """Until STOP, or until whoever started this is gone."""
+        while True:
+            busy = self._host.ready()
+            for fd, _ in self._poll.poll(0 if busy else TICK):
+                if fd == self._channel.fileno():
+                    if self._told_to_stop():
+                        return
+                elif fd in self._watched:
+                    self._watched[fd]()
+            self.device.tick()
+
+    def close(self) -> None:
+        self.device.stop()
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """For ZeroMQ's authenticator: may this public key in?"""
+        return key in self._known
+
+    def _bind(self, endpoint: str, fds: dict[str, int]) -> zmq.Socket[bytes]:
+        socket = Host.bind(self._context, endpoint, fds.pop("listen", -1))
+        if "keys" in fds:
+            public, secret, *known = read_curve(fds.pop("keys"))
+            self._known = set(known)
+            self._guard = ThreadAuthenticator(self._context)
+            self._guard.start()
+            self._guard.configure_curve_callback(credentials_provider=self)
+            socket.curve_server = True
+            socket.curve_publickey, socket.curve_secretkey = public, secret
+        elif not endpoint.startswith("ipc://"):
+            raise ConfigError(f"{endpoint} needs keys", hint="bulkhead keys create DIR, then --keys DIR")
+        if "[" in endpoint:
+            socket.ipv6 = True
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise ConfigError(f"cannot listen at {endpoint}: {(error.strerror or '').lower()}") from error
+        return socket
+
+    def _told_to_stop(self) -> bool:
+        try:
+            packet = self._channel.recv(0)
+        except DeadlineMissed:
+            return False
+        except ChannelClosed:
+            return True
+        packet.close()
+        return packet.kind == "STOP"
+
+    def _watch(self, fd: int, ready: Callable[[], object], events: int = select.POLLIN) -> None:
+        self._watched[fd] = ready
+        self._poll.register(fd, events)
+
+    def _unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _log(self, text: str, level: int = 20) -> None:
+        if level >= self._level:
+            with contextlib.suppress(ChannelClosed):
+                self._channel.send("LOG", {"level": level, "text": text})
+
+    def _store(self, name: str, fd: int) -> None:
+        self._channel.send("STORE", {}, {name: fd})
+
+    def _unstore(self, name: str) -> None:
+        self._channel.send("UNSTORE", {"names": [name]})
+
+
+def main() -> int:
+    """Be one device until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        channel = Channel.from_environment()
+        start = _receive_start(channel)
+    except ChannelClosed:
+        return 0
+    try:
+        process = Process(channel, start)
+    except BulkheadError as error:
+        channel.send("FAILED", {"error": error.message, "hint": error.hint})
+        return 1
+    except Exception as error:
+        channel.send("FAILED", {"error": explain(start.body["device"], error), "hint": ""})
+        raise
+    sandbox = process.sandbox.report()
+    channel.send("READY", {"pid": os.getpid(), "sandbox": sandbox, "endpoint": process.endpoint})
+    with contextlib.suppress(ChannelClosed):
+        process.run()
+    process.close()
+    return 0
+
+
+def _receive_start(channel: Channel) -> Packet:
+    stored: dict[str, int] = {}
+    while (packet := channel.recv()).kind == "STORED":
+        stored.update(packet.fds)
+    if packet.kind != "START":
+        raise ProtocolError(f"{packet.kind} instead of START", field="kind")
+    packet.fds.update(stored)
+    return packet
+
+
+if __name__ == "__main__":
+    sys.exit(main())
