@@ -22,10 +22,10 @@ ASK_PERIOD = 1.0  # seconds between two questions whether the rings are still th
 BATCH = 2048  # records of one ring at a time
 
 
-def ask(channel: Channel, **body: Any) -> tuple[dict[str, Any], dict[str, int]]:
-    """TRACE: the answer, and descriptors that are the caller's to close. Raises ConfigError."""
+def ask(channel: Channel, kind: str = "TRACE", **body: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    """TRACE, or another request: the answer, and descriptors that are the caller's to close. Raises ConfigError."""
     try:
-        channel.send("TRACE", body)
+        channel.send(kind, body)
         packet = channel.recv(ANSWER_DEADLINE)
     except ChannelClosed as error:
         raise ConfigError("the machine has just ended") from error
