@@ -1,7 +1,8 @@
 """`bulkhead demo`: Linux boots from a disk that lives in another process; all that is shown is also checked.
 
-Two boots of one Debian guest. In the first it writes 64 MiB to a second disk, whose process is killed half-way; in the
-second it reads them back. Then, on a terminal, the console is handed over; without one the machine powers off. Where
+Two boots of one Debian guest. In the first it writes 64 MiB to a second disk, whose process is killed five times
+meanwhile, and which moves from a raw image to a qcow2 one (`launcher.keeper.mirror`); in the second, from the new
+image, it reads them back. Then, on a terminal, the console is handed over; without one the machine powers off. Where
 the Debian guest cannot be had, the bundled one does the same in its own words.
 
 Exit code 0 means that every check held and that nothing is left: no process, no file.
@@ -27,11 +28,12 @@ import psutil
 from launcher import __version__, ps, show
 from launcher.console import Console, Outcome, ending_signals
 from launcher.control import connect, request
+from launcher.exchange import device_row
 from launcher.exitcodes import ExitCode
 from launcher.frame import CommandOutput
 from launcher.images import ImagesError
 from launcher.options import Given, Options
-from launcher.orders import await_running
+from launcher.orders import PERIOD, await_running
 from launcher.plan import Plan, make_plan
 from launcher.rundir import machines, scratch_directory
 from launcher.start import Started, start
@@ -42,10 +44,13 @@ from proto.errors import BulkheadError, ConfigError
 __all__ = ["add_arguments", "run"]
 
 NAME = "demo"
+COPY = "data.qcow2"  # beside data.img
 MIB = 1 << 20
 WRITTEN = 64  # MiB
-ROOM = 2 * WRITTEN * MIB  # for that and the root disk's copy
-KILL_AT = WRITTEN // 2
+ROOM = 4 * WRITTEN * MIB  # for that, its copy in the other format, and the root disk's copy
+KILL_AT = (8, 16, 40, 48, 56)  # MiB written
+MIRROR_AT = 24
+MIRROR_DEADLINE = 60.0
 DISK_SIZE = WRITTEN * MIB
 RESTART_DEADLINE = 15.0  # seconds that a killed device may be away
 BAR = 16  # characters
@@ -85,8 +90,9 @@ say errors $(dmesg | grep -ciE 'I/O error|EXT4-fs error|blocked for more')
 HAND_OVER = "say yours; exec 3>&-; exec sh -l\n"
 
 BUNDLED_FIRST = (
-    f"echo,demo:,ready;fill,{KILL_AT},7;echo,demo:,written,{KILL_AT};fill,{WRITTEN},7;echo,demo:,synced;"
-    f"check,{WRITTEN},7;exit"
+    "echo,demo:,ready;"
+    + "".join(f"fill,{size},{size};echo,demo:,written,{size};" for size in sorted((*KILL_AT, MIRROR_AT)))
+    + f"fill,{WRITTEN},7;echo,demo:,synced;check,{WRITTEN},7;exit"
 )
 BUNDLED_SECOND = f"echo,demo:,ready;check,{WRITTEN},7;"
 
@@ -125,11 +131,11 @@ def run(arguments: argparse.Namespace) -> int:
             plan = _plan(guest, boot, scratch, terminal)
             if boot == 1:
                 screen.title(plan)
-            code = _boot(plan, signals, screen, facts, terminal)
+            code = _boot(plan, signals, screen, facts, terminal, scratch)
             if code is not None:
                 return code
             if boot == 1 and guest == "debian":
-                _check_on_host(data, facts, screen)
+                _check_on_host(scratch, facts, screen)
     _check_nothing_left(facts, scratch)
     screen.step("nothing left behind")
     return ExitCode.OK
@@ -157,7 +163,7 @@ def _plan(guest: str, boot: int, scratch: Path, terminal: RawTerminal | None) ->
 
     options: Options = {
         "guest": given(guest),
-        "disk": given("data.img"),
+        "disk": given("data.img" if boot == 1 else f"qcow2:{COPY}"),
         "device": given("rng"),
         "no-reboot": given(True),
     }
@@ -178,16 +184,19 @@ class Facts:
 
     sum: str = ""  # of what the guest wrote
     pids: set[tuple[int, float]] = field(default_factory=set)  # all that ever ran, with the times they began
-    killed: bool = False
+    kills: int = 0
+    mirrored: bool = False
 
 
-def _boot(plan: Plan, signals: socket.socket, screen: Screen, facts: Facts, terminal: RawTerminal | None) -> int | None:
+def _boot(
+    plan: Plan, signals: socket.socket, screen: Screen, facts: Facts, terminal: RawTerminal | None, scratch: Path
+) -> int | None:
     """One boot, to its end. None: all is well; otherwise the exit code."""
     started = start(plan, terminal)
     outcome = Outcome("error")
     try:
         with started.channel:
-            console = _DemoConsole(started, signals, screen, facts, plan, terminal)
+            console = _DemoConsole(started, signals, screen, facts, plan, terminal, scratch)
             outcome = console.run()
     finally:
         started.wait(outcome)
@@ -206,12 +215,21 @@ def _boot(plan: Plan, signals: socket.socket, screen: Screen, facts: Facts, term
     return None
 
 
-def _check_on_host(data: Path, facts: Facts, screen: Screen) -> None:
-    with open(data, "rb") as file:
-        sum = hashlib.sha256(file.read(WRITTEN * MIB)).hexdigest()
-    if sum != facts.sum:
-        raise DemoFailed(f"data.img has other data than the guest wrote: sha256 {sum}, not {facts.sum}")
-    screen.step("on the host the file has the same data", f"sha256 {sum[:12]}…")
+def _check_on_host(scratch: Path, facts: Facts, screen: Screen) -> None:
+    """What is in the new image."""
+    from devproc.blk.backend import open_backend
+
+    disk, sum = open_backend(f"qcow2:{scratch / COPY}", read_only=True), hashlib.sha256()
+    try:
+        piece = memoryview(bytearray(MIB))
+        for offset in range(0, WRITTEN * MIB, MIB):
+            disk.preadv([piece], offset)
+            sum.update(piece)
+    finally:
+        disk.close()
+    if sum.hexdigest() != facts.sum:
+        raise DemoFailed(f"{COPY} has other data than the guest wrote: sha256 {sum.hexdigest()}, not {facts.sum}")
+    screen.step(f"on the host {COPY} has the same data", f"sha256 {sum.hexdigest()[:12]}…")
 
 
 def _check_nothing_left(facts: Facts, scratch: Path) -> None:
@@ -244,6 +262,7 @@ class _DemoConsole(Console):
         facts: Facts,
         plan: Plan,
         terminal: RawTerminal | None,
+        scratch: Path,
     ) -> None:
         command = CommandOutput(plan.command) if plan.command is not None else None
         super().__init__(
@@ -256,6 +275,8 @@ class _DemoConsole(Console):
         self._screen = screen
         self._facts = facts
         self._text = b""
+        self._scratch = scratch
+        self._mirroring = False
         self._ready_early = False  # the guest said so before the keeper said that it runs
 
     def heard(self, packet: Packet) -> None:
@@ -301,17 +322,28 @@ class _DemoConsole(Console):
         took = self._screen.elapsed - self._screen.last
         note = f"{count / 1e9:.2f} G instructions · {count / took / 1e6:.0f} MIPS" if count else ""
         self._screen.step("shell ready, its root on a disk in blk0" if self.command else "shell ready", note)
-        if not self._facts.killed:
+        if not self._facts.sum:
             self._screen.table(ps.tables([self._name], self._screen.columns)[0])
 
     def _said_written(self, mebibytes: str) -> None:
         done = int(mebibytes)
         self._screen.progress(f"guest writes {WRITTEN} MiB to {self._disk}", done / WRITTEN)
-        if done == KILL_AT and not self._facts.killed:
+        if done in KILL_AT:
             self._kill_device()
+        elif done == MIRROR_AT:
+            self._begin_mirror()
+        self._look_at_mirror()
 
     def _said_synced(self) -> None:
         self._screen.step(f"{WRITTEN} MiB written and synced")
+        deadline = time.monotonic() + MIRROR_DEADLINE
+        while not self._facts.mirrored:
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the copy of {self._victim} took more than {MIRROR_DEADLINE:.0f} s")
+            time.sleep(PERIOD)
+            self._look_at_mirror()
+        if self._facts.kills != len(KILL_AT):
+            raise DemoFailed(f"the disk died {self._facts.kills} times, not {len(KILL_AT)}")
 
     def _said_sum(self, sum: str, *others: str) -> None:
         self.told = True
@@ -337,6 +369,10 @@ class _DemoConsole(Console):
     # -- what the demo does ------------------------------------------------------------------------------------------
 
     @property
+    def _victim(self) -> str:
+        return "blk1" if self.command else "blk0"
+
+    @property
     def _disk(self) -> str:
         return "/dev/vdb" if self.command else "the disk"
 
@@ -350,16 +386,40 @@ class _DemoConsole(Console):
         return rows
 
     def _kill_device(self) -> None:
-        id = "blk1" if self.command else "blk0"
-        before = self._look()[id]
-        os.kill(before["pid"], signal.SIGKILL)
-        began = time.monotonic()
+        id = self._victim
         with connect(self._name) as channel:
+            before = device_row(channel, id)
+            began = time.monotonic()
+            os.kill(before["pid"], signal.SIGKILL)
             after = await_running(channel, id, before["epoch"] + 1, began + RESTART_DEADLINE)
         took = (time.monotonic() - began) * 1000
         self._look()
-        self._facts.killed = True
-        self._screen.step(f"kill -9 {id} ({before['pid']})  →  {id} {after['pid']} back in {took:.0f} ms", "same guest")
+        self._facts.kills += 1
+        note = f"death {self._facts.kills} of {len(KILL_AT)}, the guest writes on"
+        self._screen.step(f"kill -9 {id} ({before['pid']})  →  {id} {after['pid']} back in {took:.0f} ms", note)
+
+    def _begin_mirror(self) -> None:
+        from launcher.disks.actions import create
+
+        target = f"qcow2:{self._scratch / COPY}"
+        create(target, str(DISK_SIZE), progress=lambda what, fraction: None)
+        with connect(self._name) as channel:
+            request(channel, "MIRROR", id=self._victim, to=target, rate=0, pivot=True)
+        self._mirroring = True
+        self._screen.step(f"mirror {self._victim} qcow2:{COPY}", "another format, while the guest writes")
+
+    def _look_at_mirror(self) -> None:
+        if not self._mirroring:
+            return
+        with connect(self._name) as channel:
+            status = request(channel, "MIRRORED", id=self._victim)
+        if status["state"] in ("failed", "cancelled"):
+            raise DemoFailed(f"{self._victim} stays a raw image: {status['error']}", hint=status["hint"])
+        if status["state"] == "done":
+            self._mirroring = False
+            self._facts.mirrored = True
+            self._look()
+            self._screen.step(f"{self._victim} is now qcow2:{COPY}", f"a pause of {status['pause_ms']:.0f} ms")
 
 
 def _short(sum: str) -> str:

@@ -24,7 +24,9 @@ def test_debian_boots_twice_and_everything_holds(images: Images) -> None:
     assert code == 0, printed
     assert f"Debian {images.kernel_version}" in printed
     assert "shell ready, its root on a disk in blk0" in printed
-    assert re.search(r"kill -9 blk1 \(\d+\)  →  blk1 \d+ back in \d+ ms", printed)
+    assert len(re.findall(r"kill -9 blk1 \(\d+\)  →  blk1 \d+ back in \d+ ms +death [1-5] of 5", printed)) == 5
+    assert re.search(r"blk1 is now qcow2:data.qcow2 +a pause of \d+ ms", printed)
+    assert "on the host data.qcow2 has the same data" in printed
     assert "read back after the second boot: 64 MiB, equal" in printed
     assert "nothing left behind" in printed
     assert len(set(re.findall(r"sha256 (\w+)…", printed))) == 1
@@ -51,7 +53,8 @@ def test_the_bundled_guest_shows_the_same() -> None:
     with Conversation([*BULKHEAD, "demo", "--guest", "bundled"]) as demo:
         code, printed = demo.finish(timeout=180)
     assert code == 0, printed
-    assert re.search(r"kill -9 blk0 \(\d+\)  →  blk0 \d+ back in \d+ ms", printed)
+    assert len(re.findall(r"kill -9 blk0 \(\d+\)  →  blk0 \d+ back in \d+ ms", printed)) == 5
+    assert "blk0 is now qcow2:data.qcow2" in printed
     assert "read back after the second boot: 64 MiB, equal" in printed
     assert len(set(re.findall(r"crc32 (\w+)", printed))) == 1
 
@@ -102,4 +105,4 @@ def test_a_cache_without_room_is_said_beforehand(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3 << 20))
     assert main(["demo", "--guest", "bundled"]) == ExitCode.ERROR
-    assert "has 3 MiB left; the demo takes 128" in capsys.readouterr().err
+    assert "has 3 MiB left; the demo takes 256" in capsys.readouterr().err
