@@ -12,6 +12,8 @@ import ctypes
 import errno
 import os
 import struct
+from functools import cache
+from typing import Any
 
 from devproc.fs.tree import Entry, fail, parent
 from proto.errors import ConfigError
@@ -38,6 +40,13 @@ class _How(ctypes.Structure):
     """struct open_how."""
 
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+@cache
+def _how(flags: int) -> tuple[Any, int]:
+    """The last two arguments of openat2."""
+    how = _How(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, RESOLVE)
+    return ctypes.byref(how), ctypes.sizeof(how)
 
 
 class _Times(ctypes.Structure):
@@ -123,14 +132,29 @@ class Beneath:
 
     @staticmethod
     def _open(at: int, path: bytes, flags: int) -> int:
-        how = _How(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, RESOLVE)
+        how = _how(flags)
         for _ in range(RETRIES):
-            fd: int = _libc.syscall(SYS_OPENAT2, at, path or b".", ctypes.byref(how), ctypes.sizeof(how))
+            fd: int = _libc.syscall(SYS_OPENAT2, at, path or b".", *how)
             if fd >= 0:
                 return fd
             if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
                 break
         fail(ctypes.get_errno())
+
+    def find(self, path: bytes) -> int | None:
+        """An O_PATH descriptor of what is at `path`; None when nothing is."""
+        if len(path) < PATH_MAX:
+            fd: int = _libc.syscall(SYS_OPENAT2, self.fd, path or b".", *_how(os.O_PATH))
+            if fd >= 0:
+                return fd
+            if ctypes.get_errno() == errno.ENOENT:
+                return None
+        try:
+            return self.open(path, os.O_PATH)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise
 
     def found(self, path: bytes) -> _Held:
         """For `with`: an O_PATH descriptor of what is at `path`."""

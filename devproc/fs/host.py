@@ -91,6 +91,16 @@ class HostTree:
         with self._beneath.found(path) as fd:
             return mapped.attributes(fd)
 
+    def identity(self, path: bytes) -> tuple[int, int] | None:
+        fd = self._beneath.find(path)
+        if fd is None:
+            return None
+        try:
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return status.st_dev, status.st_ino
+
     def open(self, path: bytes, flags: int) -> OpenFile:
         with self._beneath.found(path) as fd:
             return HostFile(_reopen(fd, flags))
@@ -242,7 +252,7 @@ class HostTree:
 
 def _reopen(fd: int, flags: int) -> int:
     """Open what an O_PATH descriptor stands for, if it is a regular file or a directory."""
-    mode = mapped.attributes(fd).mode
+    mode = mapped.kind(fd)
     if stat.S_ISLNK(mode):
         fail(errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP)
     if stat.S_ISDIR(mode):

@@ -9,14 +9,13 @@ changes the same names in that moment can deceive this.
 
 from __future__ import annotations
 
-import errno
 import os
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 from devproc.fs.journal import Journal
-from devproc.fs.tree import OpenFile, Owner, Tree, fail
+from devproc.fs.tree import OpenFile, Owner, Tree
 from devproc.request import Request
 
 __all__ = ["INTENT_KEYS", "Careful", "Intents"]
@@ -46,9 +45,10 @@ class Intents:
         return response if isinstance(response, bytes) else None
 
     def intend(self, *identities: Any) -> None:
-        """The change is next."""
+        """The change is next: this must be there before it."""
         self.before = list(identities)
         self._journal.put(self._key, [self._digest, self.before, None])
+        self._journal.flush()
 
     def finish(self, response: bytes) -> None:
         """This is the response."""
@@ -130,8 +130,5 @@ class Careful:
             self._intents.intend(*map(self._identity, paths))
 
     def _identity(self, path: bytes) -> list[int] | None:
-        try:
-            seen = self._tree.stat(path)
-        except OSError as error:
-            return None if error.errno in (errno.ENOENT, errno.ENOTDIR) else fail(error.errno or errno.EIO)
-        return [seen.device, seen.inode]
+        found = self._tree.identity(path)
+        return None if found is None else list(found)

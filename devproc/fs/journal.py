@@ -1,9 +1,9 @@
 """A table that outlives its process: numbers with plain values, in memory that the supervisor holds.
 
 The memory has two halves; the first word says which one counts. A half is a run of records, each a change: length,
-CRC-32, and (key, value) as msgpack, value None for "gone". A record counts when its length is written, which is done
-last, so a kill in between leaves the table as it was before. When a half is full, the table is written out to the
-other, and that becomes the one. A change costs a few microseconds.
+CRC-32, and (key, value) as msgpack, value None for "gone", or a list of several, which count together. A record counts
+when its length is written, which is done last, so a kill in between leaves the table as it was before. When a half is
+full, the table is written out to the other, and that becomes the one. A change costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ __all__ = ["Journal", "kept_journal", "kept_memory", "make_memory"]
 SIZE = 32 << 20  # sparse: what is not written is not there
 _WORD = struct.Struct("<I")
 _RECORD = struct.Struct("<II")  # length, checksum
+_END = _WORD.pack(0)
+_pack = msgpack.Packer().pack
 START = 64
+Change = tuple[int, Any]  # key and value
 
 
 def make_memory(name: str, size: int = SIZE) -> int:
@@ -65,14 +68,35 @@ class Journal:
         self._half = self._word(0) & 1
         self.table: dict[int, Any] = {}
         self._at = self._start(self._half)
-        for key, value in self._records():
-            self._apply(key, value)
+        self._held: list[Change] | None = None
+        for changes in self._records():
+            for key, value in changes:
+                self._apply(key, value)
 
     def put(self, key: int, value: Any) -> None:
         """From now on the key has this value. Raises BackendError when the table has grown too large."""
         self._apply(key, value)
-        if not self._append(key, value):
+        if self._held is not None:
+            self._held.append((key, value))
+        elif not self._append((key, value)):
             self._compact()
+
+    def __enter__(self) -> Journal:
+        """For `with`: the changes made inside outlive the process together, at the end or at the next `flush`."""
+        self._held = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        self._held = None
+
+    def flush(self) -> None:
+        """What was changed so far outlives the process from now on."""
+        held = self._held
+        if held:
+            self._held = []
+            if not self._append(held[0] if len(held) == 1 else held):
+                self._compact()
 
     def drop(self, key: int) -> None:
         """The key is gone."""
@@ -93,14 +117,15 @@ class Journal:
         else:
             self.table[key] = value
 
-    def _append(self, key: int, value: Any) -> bool:
+    def _append(self, changes: Change | list[Change]) -> bool:
         """Write one record; False when there is no room."""
-        data: bytes = msgpack.packb((key, value))
-        at, after = self._at, self._at + _RECORD.size + len(data)
+        data: bytes = _pack(changes)
+        at = self._at
+        begin = at + _RECORD.size
+        after = begin + len(data)
         if after + _WORD.size > self._start(self._half) + self._size // 2 - START:
             return False
-        _WORD.pack_into(self._memory, after, 0)  # the end
-        self._memory[at + _RECORD.size : after] = data
+        self._memory[begin : after + _WORD.size] = data + _END
         _WORD.pack_into(self._memory, at + 4, zlib.crc32(data))
         _WORD.pack_into(self._memory, at, len(data))
         self._at = after
@@ -113,13 +138,13 @@ class Journal:
         self._at = self._start(self._half)
         _WORD.pack_into(self._memory, self._at, 0)
         for key, value in self.table.items():
-            if not self._append(key, value):
+            if not self._append((key, value)):
                 self._half ^= 1
                 self._at = before
                 raise BackendError("the guest has more open than the journal can hold")
         _WORD.pack_into(self._memory, 0, self._half)
 
-    def _records(self) -> Iterator[tuple[int, Any]]:
+    def _records(self) -> Iterator[list[Change]]:
         end = self._start(self._half) + self._size // 2 - START
         while self._at + _RECORD.size <= end:
             length, checksum = _RECORD.unpack_from(self._memory, self._at)
@@ -140,10 +165,11 @@ class Journal:
         return START + half * (self._size // 2 - START // 2)
 
 
-def _record(data: bytes) -> tuple[int, Any] | None:
+def _record(data: bytes) -> list[Change] | None:
     """What a record says; None for what no `put` has written: a predecessor that went wrong may have."""
     try:
-        key, value = msgpack.unpackb(data)
-    except Exception:  # msgpack raises a family of its own, ValueError and TypeError
+        said = msgpack.unpackb(data)
+        changes = [(key, value) for key, value in ([said] if isinstance(said[0], int) else said)]
+    except Exception:  # msgpack raises a family of its own, ValueError, TypeError and IndexError
         return None
-    return (key, value) if isinstance(key, int) else None
+    return changes if all(isinstance(key, int) for key, _ in changes) else None

@@ -109,6 +109,8 @@ class Locks:
         self._shelf.close()
 
     def _of(self, identity: Identity) -> list[str]:
+        if not self._shelf:
+            return []
         prefix = f"{PREFIX}{identity[0]:x}:{identity[1]:x}:"
         return [name for name in self._shelf if name.startswith(prefix)]
 

@@ -63,10 +63,18 @@ def attributes(fd: int) -> Attributes:
     )
 
 
-def begin(fd: int, mode: int, rdev: int, owner: Owner) -> None:
-    """A new file is this to the guest; it was made with `host_mode(mode)`."""
+def kind(fd: int) -> int:
+    """The mode alone; of what is no regular file on the host, that of the host."""
     status = os.fstat(fd)
-    _store(fd, status, _Guest(owner.uid, owner.gid, mode, rdev))
+    return _guest(fd, status).mode if stat.S_ISREG(status.st_mode) else status.st_mode
+
+
+def begin(fd: int, mode: int, rdev: int, owner: Owner) -> None:
+    """A new file is this to the guest; it was made with `host_mode(mode)`, and has no attribute yet."""
+    status = os.fstat(fd)
+    guest = _Guest(owner.uid, owner.gid, mode, rdev)
+    if guest != _default(status):
+        _store(fd, status, guest)
 
 
 def change(fd: int, mode: int | None, uid: int | None, gid: int | None) -> None:

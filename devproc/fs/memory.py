@@ -163,6 +163,13 @@ class MemoryTree:
     def stat(self, path: bytes) -> Attributes:
         return self._find(path).attributes()
 
+    def identity(self, path: bytes) -> tuple[int, int] | None:
+        try:
+            seen = self.stat(path)
+        except OSError as error:
+            return None if error.errno in (errno.ENOENT, errno.ENOTDIR) else fail(error.errno or errno.EIO)
+        return seen.device, seen.inode
+
     def open(self, path: bytes, flags: int) -> OpenFile:
         return self._opened(self._find(path), flags)
 

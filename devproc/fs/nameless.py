@@ -29,7 +29,7 @@ class Nameless:
         self._shelf = shelf
 
     def __contains__(self, identity: Identity) -> bool:
-        return _name(identity) in self._shelf
+        return bool(self._shelf) and _name(identity) in self._shelf
 
     def keep(self, path: bytes, identity: Identity) -> None:
         """The name of an open file is about to go. Where a tree has nothing to hold, nothing is kept."""
@@ -68,7 +68,8 @@ class Nameless:
 
     def let_go(self, identity: Identity) -> None:
         """Nobody has it open any more."""
-        self._shelf.drop(_name(identity))
+        if self._shelf:
+            self._shelf.drop(_name(identity))
 
     def clear(self) -> None:
         self._shelf.clear()

@@ -10,7 +10,9 @@ from devproc.fs.tree import OpenFile, Tree, fail
 
 __all__ = ["ReadOnly"]
 
-_PASSED = frozenset({"stat", "entries", "readlink", "space", "get_xattr", "list_xattrs", "hold", "sync", "close"})
+_PASSED = frozenset(
+    {"stat", "identity", "entries", "readlink", "space", "get_xattr", "list_xattrs", "hold", "sync", "close"}
+)
 
 
 class ReadOnly:

@@ -36,6 +36,9 @@ class Shelf:
         names = [name for name in device.descriptors if name.startswith(prefix)]
         return cls({name: device.descriptors.pop(name) for name in names}, device.store, device.unstore, limit)
 
+    def __len__(self) -> int:
+        return len(self._fds)
+
     def __contains__(self, name: str) -> bool:
         return name in self._fds
 

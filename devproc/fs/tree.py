@@ -139,6 +139,9 @@ class Tree(Protocol):
 
     def stat(self, path: bytes) -> Attributes: ...
 
+    def identity(self, path: bytes) -> tuple[int, int] | None:
+        """Device and inode of what is at `path`; None when nothing is."""
+
     def open(self, path: bytes, flags: int) -> OpenFile:
         """Open a regular file or a directory; of `flags`, access mode, O_TRUNC and O_DIRECTORY count. Devices, pipes
         and sockets are not opened: a guest opens its own."""

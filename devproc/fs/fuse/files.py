@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from functools import cache
 
 from devproc.fs.fuse.messages import IN_HEADER, REQUESTS, Header, Opcode
 from devproc.fs.fuse.session import DATA_AT, Session, answers
@@ -107,6 +108,7 @@ def release(session: Session, header: Header, fh: int, *others: int) -> bytes:
     return b""
 
 
+@cache
 def _host_flags(flags: int) -> int:
     """Those that mean something here: never O_APPEND, O_DIRECT, O_NOATIME."""
     return sum(host for bit, host in OPEN_FLAGS.items() if flags & bit)

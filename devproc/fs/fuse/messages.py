@@ -156,7 +156,7 @@ _STATX = struct.Struct("<IIQIIIHHQQQQ" + 4 * "qIi" + "IIII112x")
 STATX_BASIC, STATX_BTIME = 0x7FF, 0x800
 
 
-def decode(opcode: int, body: bytes) -> tuple[list[Any], bytes]:
+def decode(opcode: int, body: bytes) -> tuple[tuple[Any, ...], bytes]:
     """The fields of a request and what follows them. Raises OSError: ENOSYS for an opcode that is not answered, EINVAL
     for a body that is too short."""
     plan = REQUESTS.get(opcode)  # type: ignore[call-overload]
@@ -165,13 +165,15 @@ def decode(opcode: int, body: bytes) -> tuple[list[Any], bytes]:
     layout, names = plan
     if len(body) < layout.size:
         fail(errno.EINVAL)
-    fields: list[Any] = list(layout.unpack_from(body))
+    fields = layout.unpack_from(body)
     rest = body[layout.size :]
+    if names == 0:
+        return fields, rest
     for _ in range(names):
         name, end, rest = rest.partition(b"\0")
         if not end:
             fail(errno.EINVAL)
-        fields.append(name)
+        fields += (name,)
     return fields, rest
 
 

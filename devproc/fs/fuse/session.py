@@ -78,6 +78,7 @@ class Session:
         """`gone` and `locked` are the shelves of files without names and of locks; what is told of names and
         attributes, the guest may believe for `cache` seconds."""
         self._answers = answers
+        self._journal = journal
         self.intents = Intents(journal)
         self.tree: Tree = Careful(tree, self.intents)
         self.nodes = Nodes(journal, counts)
@@ -99,14 +100,23 @@ class Session:
             return
         header = Header(*IN_HEADER.unpack(head))
         self.request = request
-        limit = REQUESTS[Opcode.WRITE][0].size if header.opcode == Opcode.WRITE else REQUEST_MAX
-        message = request.read(limit)
-        known = self.intents.begin(request, head + message) if header.opcode in ONCE else None
-        answer = self._answer(header, message) if known is None else known
-        if known is None and header.opcode in ONCE:
-            self.intents.finish(answer)
+        if header.opcode in ONCE:
+            answer = self._once(header, head, request.read(REQUEST_MAX))
+        else:
+            limit = REQUESTS[Opcode.WRITE][0].size if header.opcode == Opcode.WRITE else REQUEST_MAX
+            answer = self._answer(header, request.read(limit))
         if answer and not request.deferred and request.writable >= OUT_HEADER.size:
             request.write_at(0, answer)
+
+    def _once(self, header: Header, head: bytes, message: bytes) -> bytes:
+        """The answer that this request had when it came first, if it did. All that it changes here counts together."""
+        known = self.intents.begin(self.request, head + message)
+        if known is not None:
+            return known
+        with self._journal:
+            answer = self._answer(header, message)
+            self.intents.finish(answer)
+        return answer
 
     def _answer(self, header: Header, message: bytes) -> bytes:
         """The whole answer; nothing for a request that has none."""

@@ -46,7 +46,38 @@ def test_a_torn_record_does_not_count(memory):
     assert Journal(memory).table == {1: [b"whole"]}
 
 
-@pytest.mark.parametrize("record", [([1], 2), ("text", 2), (1,), [], 5])
+def test_what_is_changed_together_counts_together(memory):
+    first = Journal(memory)
+    with first:
+        first.put(1, [b"a"])
+        first.put(2, [b"b"])
+        assert Journal(memory).table == {}
+        first.flush()
+        assert Journal(memory).table == {1: [b"a"], 2: [b"b"]}
+        at = first._at
+        first.drop(1)
+        first.put(3, [b"c"])
+        first.put(2, [b"d"])
+        assert Journal(memory).table == {1: [b"a"], 2: [b"b"]}
+    assert Journal(memory).table == first.table == {2: [b"d"], 3: [b"c"]}
+    first.put(4, [b"alone"])
+    assert Journal(memory).table == first.table
+    os.pwrite(memory, b"\xff", at + 10)
+    assert Journal(memory).table == {1: [b"a"], 2: [b"b"]}
+
+
+def test_changes_together_that_fill_the_memory(memory, monkeypatch):
+    monkeypatch.setattr(journal, "SIZE", 8192)
+    first = Journal(memory)
+    for number in range(700):
+        with first:
+            first.put(number % 7, [number])
+            first.put(number % 5, [b"x" * 20])
+            first.drop(number % 3)
+    assert Journal(memory).table == first.table
+
+
+@pytest.mark.parametrize("record", [([1], 2), ([1, 2], 3), ([1, 2], ["a", 2]), ([],), ("text", 2), (1,), [], 5])
 def test_a_record_that_nobody_writes_ends_the_table(memory, record):
     """Found by fuzzing: a key that cannot be one ended every successor."""
     first = Journal(memory)
