@@ -391,7 +391,7 @@ class DeviceLink:
     def _tell_rings(self) -> None:
         """Tell the keeper where the queues are, which a dead process cannot be asked."""
         queues = [dataclasses.asdict(queue) for queue in self.port.live_queues()]
-        self._tell("RINGS", queues=queues)
+        self._tell("RINGS", queues=queues, features=self.port.driver_features)
 
     def _tell(self, kind: str, **body: Any) -> None:
         self._report(kind, {"id": self.name, "epoch": self.epoch, **body})

@@ -145,9 +145,9 @@ class Breaks:
         self.changed = True
         return held
 
-    def holds(self, queue: int) -> bool:
-        """Does a request of this queue wait?"""
-        return any(held.request.queue == queue for held in self._held.values())
+    def of_queue(self, queue: int) -> list[Held]:
+        """Those of one queue that wait."""
+        return [held for held in self._held.values() if held.request.queue == queue]
 
     def patience(self, longest: float) -> float:
         """Seconds until something is to be done here, at most `longest`."""

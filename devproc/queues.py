@@ -142,6 +142,7 @@ class Queues:
         """Take nothing new from a queue; what is in flight, here or since a predecessor, is finished."""
         if index in self._queues:
             self._queues[index].ring.draining = 1
+            self.breaks.release(self.breaks.of_queue(index), "go")
 
     def end(self, index: int) -> int:
         """Stop serving a drained queue. Returns where the driver's ring goes on: the next avail index."""
@@ -342,7 +343,7 @@ class Queues:
 
     def _halt(self, ring: Ring) -> None:
         """Take nothing from a queue that nobody wants, or that is served in order while one of its requests waits."""
-        held = self._device.queues[ring.queue].in_order and self.breaks.holds(ring.queue)
+        held = self._device.queues[ring.queue].in_order and bool(self.breaks.of_queue(ring.queue))
         ring.parked = int(held or ring.queue in self._unwanted)
 
     # -- giving back -----------------------------------------------------------------------------------------------

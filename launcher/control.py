@@ -20,6 +20,10 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     DESCRIBE {}      → machine: its description, as `launcher.machine` has it
     RESET {} POWERDOWN {} → nothing; the guest starts again, or is asked to shut down
     INSPECT {what, hart, address, size, physical} → inspect: a number; INSPECTED {inspect} → waiting, or what was seen
+    BREAK {rules}    → rules: device and number of each (`proto.faults`); BREAK_CLEAR {id?, number?} → removed: how many
+    BREAKS {}        → rules: with matched, taken, in_force, text; held: the requests that are held; more: how many more
+    HOLD {id, then, keys?, count?, data?, offset?} → keys: of the requests that go, drop, fail or change
+    QUEUE {id}       → queues: rings, requests and what is wrong with them (`launcher.keeper.queues`); state, epoch, pid
     PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
 """
 

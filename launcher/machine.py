@@ -80,6 +80,7 @@ class Machine:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, for a packet."""
+    faults: tuple[dict[str, Any], ...] = ()  # rules that stop or change requests, as `proto.faults.Rule` has them
         return dataclasses.asdict(self)
 
     @classmethod
@@ -87,7 +88,7 @@ class Machine:
         """The inverse of `as_dict`."""
         serial = Serial(**values["serial"])
         devices = tuple(Device(**device) for device in values["devices"])
-        return cls(**{**values, "serial": serial, "devices": devices})
+        return cls(**{**values, "serial": serial, "devices": devices, "faults": tuple(values.get("faults", ()))})
 
     def places(self) -> dict[str, dict[str, Any]]:
         """Where the guest finds each device, by id: what START tells the core besides id and kind.

@@ -154,6 +154,14 @@ RUN_OPTIONS = (
         "serve figures to Prometheus there, likewise: http://localhost:PORT/metrics",
         group="run",
     ),
+    Option(
+        "faults",
+        "text",
+        "FILE",
+        "rules that fail, delay, drop, change or hold requests of devices (docs/break.md)",
+        complete="file",
+        group="run",
+    ),
     Option("gdb-wait", "flag", "", "with --gdb: run nothing until gdb says so", group="run"),
     Option("name", "text", "NAME", "the machine's name, for other commands (default vm1, vm2, …)", group="run"),
     Option(

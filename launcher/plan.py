@@ -184,6 +184,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         metrics=_where(read, "metrics"),
     )
     in_guest = None
+    machine = dataclasses.replace(machine, faults=_faults(read.given("faults"), machine))
     if guest == "debian":
         from launcher.images import Command
 
@@ -303,6 +304,16 @@ def _where(read: _Reader, option: str) -> str:
 
 
 def _bios(read: _Reader, images: Any) -> str:
+def _faults(given: Given | None, machine: Machine) -> tuple[dict[str, Any], ...]:
+    """--faults: rules for its devices."""
+    if given is None:
+        return ()
+    from launcher.faultfile import read_faults
+
+    names = [device.id for device in machine.devices if device.kind == "virtio"]
+    return tuple(rule.as_dict() for rule in read_faults(Path(absolute(given, str(given.value))), names))
+
+
     bios = read.text("bios")
     if bios == "opensbi":
         return str(images.opensbi)

@@ -183,9 +183,9 @@ class Tally:
         base = rule.slot * _SLOT
         matched, taken = self.counts(rule.slot)
         if again:
-            for number in range(matched, max(-1, matched - JUDGED), -1):
+            for number in range(matched - 1, max(-1, matched - 1 - JUDGED), -1):
                 at = base + 16 + 16 * (number % JUDGED)
-                if self._get(at) == key + 1 and number < matched:
+                if self._get(at) == key + 1:
                     return bool(self._get(at + 8))
         decision = rule.takes(matched, taken)
         at = base + 16 + 16 * (matched % JUDGED)
@@ -205,13 +205,13 @@ class Tally:
 
 def parse_action(text: str) -> dict[str, Any]:
     """hold, fail, drop, delay=200ms, or set BYTES@OFFSET, as fields of a rule. Raises ConfigError."""
-    name, _, value = text.strip().partition("=" if text.strip().startswith("delay") else " ")
+    name, value = ([*re.split(r"[= ]\s*", text.strip(), maxsplit=1), ""])[:2]
     if name == "delay":
         return {"action": name, "delay": _seconds(value)}
     if name == "set":
         data, offset = parse_change(value)
         return {"action": name, "data": data, "offset": offset}
-    if value:
+    if value and name in ACTIONS:
         raise ConfigError(f"action {name} takes nothing behind it: {value}", hint="See: bulkhead break --help")
     return {"action": name}
 

@@ -36,6 +36,10 @@ class Guest:
             return b""
         return os.pread(self._fd, min(size, self._base + self._size - gpa), gpa - self._base)
 
+    def has(self, gpa: int, size: int) -> bool:
+        """Does all of it lie in guest memory?"""
+        return self._base <= gpa and gpa + size <= self._base + self._size
+
 
 def decode(flights: Iterable[Flight], rings: Mapping[int, Mapping[str, int]], guest: Guest, kind: int) -> list[Any]:
     """The first DECODED requests as plain values: queue, head, counter, bytes readable and writable, and what it asks

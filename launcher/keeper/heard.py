@@ -24,6 +24,7 @@ FIELDS: dict[str, dict[str, type]] = {
     "LOG": {"text": str, "id": str},
     "FAILED": {"error": str, "hint": str},
     "UNSTORE": {"names": list},
+    "HELD": {"held": list, "more": int, "rules": int},
 }
 
 

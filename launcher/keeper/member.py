@@ -194,7 +194,9 @@ def core_start(
             fds[f"{member.id}.{name}"] = member.segments[name].fd
     body: dict[str, Any] = {
         "id": "core",
-        "machine": {key: value for key, value in machine.as_dict().items() if key not in ("devices", "serial")},
+        "machine": {
+            key: value for key, value in machine.as_dict().items() if key not in ("devices", "serial", "faults")
+        },
         "devices": devices,
         "serial": {"kind": machine.serial.kind, "path": machine.serial.path},
         "sandbox": {"mode": machine.sandbox},

@@ -44,6 +44,7 @@ class _Record:
     seen: dict[str, Any] = field(default_factory=dict)  # what the guest takes it for; empty: it has not come up yet
     passive: list[int] = field(default_factory=list)
     rings: dict[int, dict[str, int]] = field(default_factory=dict)
+    features: int = 0  # that the driver took
     crashes: deque[float] = field(default_factory=deque)  # when; those that count
     away: bool = False  # what it needs: its process has said so before it ended
     crashed: bool = False  # the last death counts
@@ -74,7 +75,16 @@ class Quarantine:
 
     def rings(self, member: Member, body: dict[str, Any]) -> None:
         """RINGS: where the driver has its queues."""
-        self._record(member).rings = {queue["index"]: queue for queue in body["queues"]}
+        record = self._record(member)
+        record.rings = {queue["index"]: queue for queue in body["queues"]}
+        record.features = int(body.get("features", 0))
+
+    def known(self, member: Member) -> dict[str, Any]:
+        """What the guest takes a device for, and where its queues are: rings, features (those that the driver took),
+        device_id, passive."""
+        record = self._record(member)
+        told = {"rings": record.rings, "features": record.features, "passive": record.passive}
+        return {**told, "device_id": record.seen.get("device_id", 0)}
 
     def ready(self, member: Member, body: dict[str, Any]) -> None:
         """READY of a device's process: which of its queues have buffers that wait."""

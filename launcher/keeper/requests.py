@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.keeper.child import Child
 from launcher.keeper.member import Member, core_word
+from launcher.keeper.queues import look
 from proto.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -165,6 +166,14 @@ class Requests:
     def _mirror_cancel(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._supervisor.mirrors.cancel(self._device(body)).status()
 
+    def _queue(self, body: dict[str, Any]) -> dict[str, Any]:
+        member = self._device(body)
+        if member.device is not None and member.device.kind != "virtio":
+            raise ConfigError(f"{member.id} has no queues", hint="It is not a virtio device.")
+        if "ram0" not in self._supervisor.shared or "inflight" not in member.segments:
+            raise ConfigError(f"{self._supervisor.machine.name} is just {self._supervisor.phase}")
+        return look(self._supervisor, member)
+
     def _device(self, body: dict[str, Any]) -> Member:
         """The device that a request names. Raises ConfigError."""
         member = next((device for device in self._supervisor.devices if device.id == body.get("id")), None)
@@ -192,6 +201,11 @@ class Requests:
         "INSPECT": _inspect,
         "INSPECTED": _inspected,
         "PAUSE": _pause,
+        "BREAK": lambda self, body: self._supervisor.faults.add(body),
+        "BREAKS": lambda self, body: self._supervisor.faults.list(body),
+        "BREAK_CLEAR": lambda self, body: self._supervisor.faults.clear(body),
+        "QUEUE": _queue,
+        "HOLD": lambda self, body: self._supervisor.faults.order(body),
         "CONT": _cont,
         "TRACE": lambda self, body: self._supervisor.traces.describe(body),
         "RECORD": lambda self, body: self._supervisor.recordings.start(body),

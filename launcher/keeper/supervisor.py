@@ -31,6 +31,7 @@ from launcher.keeper.child import Child, is_traced
 from launcher.keeper.confinement import Confinement
 from launcher.keeper.control import ControlServer
 from launcher.keeper.events import Events
+from launcher.keeper.faults import Faults
 from launcher.keeper.hang import LOOK, Hangs
 from launcher.keeper.heard import check, line_of, report_of
 from launcher.keeper.listeners import Listener
@@ -121,6 +122,7 @@ class Supervisor:
         self._requests = Requests(self)
         self._control = ControlServer(directory.control, self.loop, self._requests.answer, self.events)
 
+        self.faults: Faults = Faults(self)
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -206,6 +208,7 @@ class Supervisor:
         self.shared = make_machine_memory(self.machine)
         for member in self.devices:
             make_device_memory(member, self.machine)
+        self.faults.begin_anew()
             if member.device is not None and member.device.device == NETWORK:
                 lay_cable(member, self.peers.get(member.id))
             member.next_epoch()
@@ -271,7 +274,11 @@ class Supervisor:
         ):
             body["sandbox"] = self.confinement.order(member.device)
             body.update(self.quarantine.start_body(member))
-            member.started = child.send("START", body, fds | log | outlet)
+            rules, tally = self.faults.start_body(member)
+            body.update(rules)
+            member.started = child.send("START", body, fds | log | outlet | curve | tally)
+        for fd in curve.values():
+            os.close(fd)
         self.loop.after(START_DEADLINE, lambda: self._check_started(member, child))
 
     def _check_started(self, member: Member, child: Child) -> None:
@@ -455,6 +462,9 @@ class Supervisor:
         "BOOTED": _nothing,
         "EXIT": _core_exit,
         "FAILED": _failed,
+    def _held(self, member: Member, packet: Packet) -> None:
+        self.faults.heard(member, packet)
+
         "CONNECTED": _connected,
         "SEEN": _seen,
         "RINGS": _seen,
@@ -485,6 +495,7 @@ class Supervisor:
         status = child.reap()
         self.traces.ended(member, child, status)
         member.child = None
+        "HELD": _held,
         lived = time.monotonic() - child.started
         what = _how_it_ended(status)
         self.log(f"{member.id} ({child.pid}) {what} after {lived:.2f} s")
@@ -496,6 +507,7 @@ class Supervisor:
         elif self.phase == "starting":
             hint = _tail(child.log)
             self.end("error", error=f"{member.id} {what} while starting", hint=hint, process=member.id)
+        self.faults.died(member)
         elif not self.swaps.died(member, what):
             self.quarantine.died(member, child, status, what, lived)
             self.recovery.restart(member, lived, what)
@@ -587,6 +599,7 @@ class Supervisor:
         """One row a process, the core first; counters since the machine started."""
         return [
             row_of(member, self.shared) for key, member in self.members.items() if not self.swaps.is_hidden(key)
+        self.faults.close()
         ] + [*self.spares.rows(), *self.services.rows()]
 
     def _log_of(self, member: Member, text: str) -> None:
