@@ -76,11 +76,11 @@ class Machine:
     gdb: str = ""  # where the core serves gdb: PORT, HOST:PORT or a path
     qmp: str = ""  # where QMP is served besides the run directory, likewise
     metrics: str = ""  # where figures are served to Prometheus, likewise
+    faults: tuple[dict[str, Any], ...] = ()  # rules that stop or change requests, as `proto.faults.Rule` has them
     gdb_wait: bool = False  # every hart is held until gdb lets it go
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, for a packet."""
-    faults: tuple[dict[str, Any], ...] = ()  # rules that stop or change requests, as `proto.faults.Rule` has them
         return dataclasses.asdict(self)
 
     @classmethod

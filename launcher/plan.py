@@ -183,8 +183,8 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         qmp=_where(read, "qmp"),
         metrics=_where(read, "metrics"),
     )
-    in_guest = None
     machine = dataclasses.replace(machine, faults=_faults(read.given("faults"), machine))
+    in_guest = None
     if guest == "debian":
         from launcher.images import Command
 
@@ -303,7 +303,6 @@ def _where(read: _Reader, option: str) -> str:
     return absolute(given, where) if "/" in where else where
 
 
-def _bios(read: _Reader, images: Any) -> str:
 def _faults(given: Given | None, machine: Machine) -> tuple[dict[str, Any], ...]:
     """--faults: rules for its devices."""
     if given is None:
@@ -314,6 +313,7 @@ def _faults(given: Given | None, machine: Machine) -> tuple[dict[str, Any], ...]
     return tuple(rule.as_dict() for rule in read_faults(Path(absolute(given, str(given.value))), names))
 
 
+def _bios(read: _Reader, images: Any) -> str:
     bios = read.text("bios")
     if bios == "opensbi":
         return str(images.opensbi)

@@ -213,7 +213,6 @@ VERBS = (
         ),
     ),
     Verb(
-    Verb(
         "break",
         "stop, fail, delay, drop or change requests of a device",
         "bulkhead break ID [FILTER] [--action ACTION] [--before complete] [--list] [--clear] [--file FILE]",
@@ -318,6 +317,7 @@ VERBS = (
         ),
         sweeps=False,
     ),
+    Verb(
         "keys",
         "make the keys with which a machine may be looked at from elsewhere",
         "bulkhead keys create DIR",

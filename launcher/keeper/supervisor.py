@@ -119,10 +119,10 @@ class Supervisor:
         self.pause = Pause(self)
         self.quarantine = Quarantine(self)
         self.services = Services(self)
+        self.faults: Faults = Faults(self)
         self._requests = Requests(self)
         self._control = ControlServer(directory.control, self.loop, self._requests.answer, self.events)
 
-        self.faults: Faults = Faults(self)
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -205,10 +205,10 @@ class Supervisor:
         self.resetting = False
         self.pause.begin_anew()
         self.quarantine.begin_anew()
+        self.faults.begin_anew()
         self.shared = make_machine_memory(self.machine)
         for member in self.devices:
             make_device_memory(member, self.machine)
-        self.faults.begin_anew()
             if member.device is not None and member.device.device == NETWORK:
                 lay_cable(member, self.peers.get(member.id))
             member.next_epoch()
@@ -276,9 +276,7 @@ class Supervisor:
             body.update(self.quarantine.start_body(member))
             rules, tally = self.faults.start_body(member)
             body.update(rules)
-            member.started = child.send("START", body, fds | log | outlet | curve | tally)
-        for fd in curve.values():
-            os.close(fd)
+            member.started = child.send("START", body, fds | log | outlet | tally)
         self.loop.after(START_DEADLINE, lambda: self._check_started(member, child))
 
     def _check_started(self, member: Member, child: Child) -> None:
@@ -449,6 +447,9 @@ class Supervisor:
     def _unstore(self, member: Member, packet: Packet) -> None:
         member.drop([str(name) for name in packet.body.get("names", [])])
 
+    def _held(self, member: Member, packet: Packet) -> None:
+        self.faults.heard(member, packet)
+
     def _inspected(self, member: Member, packet: Packet) -> None:
         self._requests.inspected(packet.body)
 
@@ -462,9 +463,6 @@ class Supervisor:
         "BOOTED": _nothing,
         "EXIT": _core_exit,
         "FAILED": _failed,
-    def _held(self, member: Member, packet: Packet) -> None:
-        self.faults.heard(member, packet)
-
         "CONNECTED": _connected,
         "SEEN": _seen,
         "RINGS": _seen,
@@ -482,6 +480,7 @@ class Supervisor:
         "LOG": _log_packet,
         "STORE": _store,
         "UNSTORE": _unstore,
+        "HELD": _held,
     }
 
     # -- death -----------------------------------------------------------------------------------------------------
@@ -493,9 +492,9 @@ class Supervisor:
         self.loop.unwatch(child.channel)
         self.loop.unwatch(child.pidfd)
         status = child.reap()
+        self.faults.died(member)
         self.traces.ended(member, child, status)
         member.child = None
-        "HELD": _held,
         lived = time.monotonic() - child.started
         what = _how_it_ended(status)
         self.log(f"{member.id} ({child.pid}) {what} after {lived:.2f} s")
@@ -507,7 +506,6 @@ class Supervisor:
         elif self.phase == "starting":
             hint = _tail(child.log)
             self.end("error", error=f"{member.id} {what} while starting", hint=hint, process=member.id)
-        self.faults.died(member)
         elif not self.swaps.died(member, what):
             self.quarantine.died(member, child, status, what, lived)
             self.recovery.restart(member, lived, what)
@@ -585,6 +583,7 @@ class Supervisor:
         self.services.close()
         self.recordings.close()
         self.traces.close()
+        self.faults.close()
         self.directory.remove()
         if self.gdb is not None:
             self.gdb.close()
@@ -599,7 +598,6 @@ class Supervisor:
         """One row a process, the core first; counters since the machine started."""
         return [
             row_of(member, self.shared) for key, member in self.members.items() if not self.swaps.is_hidden(key)
-        self.faults.close()
         ] + [*self.spares.rows(), *self.services.rows()]
 
     def _log_of(self, member: Member, text: str) -> None:
