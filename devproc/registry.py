@@ -29,16 +29,16 @@ DEVICES = {
     "rng": "devproc.rng:Entropy",
     "mailbox": "devproc.mailbox:Mailbox",
 }
-
 RELAY = "relay"  # in a START: what stands for a device that is elsewhere (`devproc.relay`); nobody asks for it by name
+
 
 def load_class(spec: str) -> type[Device]:
     """The class of a device by its name, or by `PATH.py:Class`. Raises ConfigError saying what is wrong with it."""
     if ".py:" in spec:
         found = _from_file(*spec.rsplit(":", 1))
-    elif spec in DEVICES:
     elif spec == RELAY:
         found = importlib.import_module("devproc.relay.device").RelayDevice
+    elif spec in DEVICES:
         module, name = DEVICES[spec].split(":")
         found = getattr(importlib.import_module(module), name)
     else:

@@ -10,9 +10,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["MAX_HARTS", "NETWORK", "RAM_BASE", "VIRTIO_SLOTS", "Device", "Machine", "Serial"]
+__all__ = ["MAX_HARTS", "NETWORK", "RAM_BASE", "VIRTIO_SLOTS", "WINDOW", "Device", "Machine", "Serial"]
 
 RAM_BASE = 0x80000000
+WINDOW = "window"  # a device of this host without the guest's memory
 NETWORK = "net"  # what a network card is called among the devices
 VIRTIO_SLOTS = 8
 MAX_HARTS = 8
@@ -44,12 +45,15 @@ class Device:
     capture: str = ""  # of a network: the pcap file
     on_crash: str = "restart"  # or quarantine, pause, stop
     crashes: int = 5  # so many of them, 0: any number, …
+    relay: str = ""  # WINDOW, or tcp://HOST:PORT: the device is behind a relay, here or there
+    keys: str = ""  # the directory with the keys for there
     seconds: float = 10.0  # … within so many seconds are too many: quarantine
 
     def describe(self) -> str:
         """One line for people."""
         words = [self.backend] if self.backend else []
         words += [f"{name}={value}" for name, value in self.properties.items()]
+        words += ["window=on"] if self.relay == WINDOW else []
         return ", ".join(words)
 
 

@@ -18,10 +18,11 @@ from typing import Any
 
 from launcher.keeper.child import module_command, module_environment
 from launcher.keeper.listeners import parse_where
-from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, Device, Machine, Serial
+from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, WINDOW, Device, Machine, Serial
 from launcher.options import Given, Options
 from launcher.rundir import RunDirectory
 from launcher.specs import (
+    REMOTE,
     Card,
     Share,
     absolute,
@@ -360,6 +361,9 @@ def _devices(
         name = names.take(share.id, "fs")
         devices.append(Device(name, "fs", share.device, "virtio", share.properties, share.directory))
     for spec, id, properties in others:
+        if spec.startswith(REMOTE):
+            devices.append(Device(names.take(id, "remote"), "remote", "remote", "virtio", properties, spec))
+            continue
         if spec == NETWORK:
             raise ConfigError("a network card is given with --net", hint="For example: --net user")
         seen = describe_device(spec)
@@ -378,10 +382,44 @@ def _devices(
             )
         )
     devices = [dataclasses.replace(device, **take_policy(device.properties)) for device in devices]
+    devices = [_behind_relay(device) for device in devices]
     virtio = sum(device.kind == "virtio" for device in devices)
     if virtio > VIRTIO_SLOTS:
         raise ConfigError(f"{virtio} virtio devices; the board has {VIRTIO_SLOTS} slots")
     return tuple(devices)
+
+
+def _behind_relay(device: Device) -> Device:
+    """With `relay` set, if that is how it was asked for: `window=on`, or `remote:`. Raises ConfigError."""
+    from devproc.properties import Property
+
+    flag = Property(bool, False)
+    flag.name = "window"
+    properties = dict(device.properties)
+    window = flag.parse(properties.pop("window", False)) if device.device != NETWORK else False
+    if device.device in ("blk", "remote") and device.backend.startswith(REMOTE):
+        return _elsewhere(device, properties, window)
+    if window and device.kind != "virtio":
+        raise ConfigError(f"{device.id} cannot be behind a window", hint="Only virtio devices can.")
+    return dataclasses.replace(device, properties=properties, relay=WINDOW) if window else device
+
+
+def _elsewhere(device: Device, properties: dict[str, Any], window: bool) -> Device:
+    from devproc.blk.remote import place_of
+    from devproc.blk.uri import parse_uri
+    from launcher.trace.keys import client_keys
+
+    uri = parse_uri(device.backend)
+    keys = str(uri.values()["keys"])
+    if not keys:
+        raise ConfigError(
+            f"{device.backend} needs keys", hint="bulkhead keys create DIR there, and then: remote:keys=DIR://HOST:PORT"
+        )
+    if properties or window:
+        name = next(iter(properties), "window")
+        raise ConfigError(f"{device.id}: {name}= is for the other host", hint="Give it to `bulkhead serve` there.")
+    client_keys(Path(keys))
+    return dataclasses.replace(device, properties={}, relay=place_of(uri.target), keys=keys)
 
 
 class _Names:

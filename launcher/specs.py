@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from launcher.machine import Serial
@@ -19,6 +18,7 @@ from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
 
 __all__ = [
+    "REMOTE",
     "Card",
     "Share",
     "absolute",
@@ -36,6 +36,7 @@ MIB = 1 << 20
 LEAST_MEMORY = MIB
 MOST_MEMORY = 1 << 40
 UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
+REMOTE = "remote:"  # instead of a disk's URI or a device: what another host serves
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,15}")
 RESERVED = ("core", "keeper", "help")
@@ -239,6 +240,8 @@ def parse_device(given: Given) -> tuple[str, str | None, dict[str, Any]]:
     path, colon, name = device.rpartition(":")
     if colon and path.endswith(".py"):
         device = f"{absolute(given, path)}:{name}"
+    elif device.startswith(REMOTE):
+        device = _disk_uri(given, device)
     return device, _take_id(given, properties), properties
 
 

@@ -81,7 +81,8 @@ VERBS = (
         "bulkhead demo [--guest debian|bundled]",
         "demo:run",
         "demo:add_arguments",
-        "Boots twice, writes and verifies 64 MiB, kills the disk's process meanwhile, and leaves nothing behind.",
+        "Boots twice, writes and verifies 64 MiB; meanwhile the disk's process is killed five times and its image changes\n"
+        "its format. Leaves nothing behind.",
     ),
     Verb(
         "ps",
@@ -391,6 +392,21 @@ VERBS = (
         "images.cli:run",
         "images.cli:add_arguments",
         "Uses the host's own apt with private lists; signatures are checked; nothing on the host changes.",
+    ),
+    Verb(
+        "serve",
+        "serve a disk, a folder or a device to a machine on another host",
+        "bulkhead serve URI | --share DIR,tag=TAG | --device X  --keys DIR [--listen tcp://HOST:PORT]",
+        "serve:run",
+        "serve:add_arguments",
+        "The other host has control.secret and server.public of the keys. It gets the bytes of requests, never anything\n"
+        "of this host but the device, one machine at a time (docs/relay.md).",
+        (
+            ("bulkhead keys create keys", "once"),
+            ("bulkhead serve disk.img --keys keys", "a disk, at port 5757"),
+            ("bulkhead run --disk remote:keys=keys://server:5757", "on the other host"),
+        ),
+        sweeps=False,
     ),
     Verb(
         "disk",

@@ -53,6 +53,7 @@ SCHEMES = {
     "https": Scheme("http:Https", "url", "the same, encrypted", True),
     "nbd": Scheme("nbd:Nbd", "url", "a network block device: nbd://HOST[:PORT][/EXPORT]"),
     "nbd+unix": Scheme("nbd:NbdUnix", "url", "the same on a Unix socket: nbd+unix:///[EXPORT]?socket=PATH"),
+    "remote": Scheme("remote:Remote", "url", "a disk of another host's `bulkhead serve`: remote:keys=DIR://HOST[:PORT]"),
     "copy-on-read": Scheme("copy_on_read:CopyOnRead", "uri", "a snapshot that also keeps what was read", True),
     "mirror": Scheme("mirror:Mirror", "uri", "is copied to another disk meanwhile: `bulkhead mirror`"),
     "log": Scheme("filters:Log", "uri", "writes a line a request to the device's log"),
@@ -123,6 +124,7 @@ _EXAMPLES = {name: f"{name}:disk.img" for name in SCHEMES} | {
     "http": "http://localhost:8000/disk.img",
     "https": "https://example.org/disk.img",
     "nbd": "nbd://localhost/",
+    "remote": "remote:keys=keys://server:5757",
     "nbd+unix": "nbd+unix:///?socket=/run/nbd.sock",
 }
 

@@ -52,7 +52,8 @@ class Process:
         needs = needs_of_served(
             body["device"], body.get("backend") or "", body.get("properties"), "outlet" in start.fds
         )
-        self.sandbox = Sandbox({"sandbox": body.get("sandbox")}, needs)
+        order = body.get("sandbox") or {}
+        self.sandbox = Sandbox({"sandbox": order}, None if "needs" in order else needs)
         self.sandbox.begin()
         socket = self._bind(body["endpoint"], start.fds)
         self.sandbox.seal()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devproc.needs import Needs, needs_of
+from devproc.needs import Needs, needs_of, needs_of_relay
 from launcher.keeper.member import Member, peer_start
 from launcher.machine import Device
 from proto.channel import Channel
@@ -37,13 +37,14 @@ class Confinement:
         self._device_ends: dict[str, Channel] = {}  # by the outlet's id
 
     def order(self, device: Device) -> dict[str, Any]:
-        """START's `sandbox` for a device."""
+        """START's `sandbox` for a device, or for the relay before it."""
         mode = self._supervisor.machine.sandbox
         if mode == "off":
             return {"mode": mode}
         if self._namespaces is None:
             self._namespaces = namespaces.probe()
-        return {"mode": mode, "namespaces": self._namespaces, "needs": self.needs(device).as_dict()}
+        needs = needs_of_relay() if device.relay else self.needs(device)
+        return {"mode": mode, "namespaces": self._namespaces, "needs": needs.as_dict()}
 
     def needs(self, device: Device) -> Needs:
         """What a device of this description needs, as it was when that was first asked."""

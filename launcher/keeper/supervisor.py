@@ -57,7 +57,8 @@ from launcher.keeper.services import Services
 from launcher.keeper.spares import Spares
 from launcher.keeper.swap import Swaps
 from launcher.keeper.traces import Traces
-from launcher.machine import NETWORK, Machine
+from launcher.keeper.windows import Windows
+from launcher.machine import NETWORK, WINDOW, Machine
 from launcher.rundir import RunDirectory
 from launcher.terminal import restore
 from proto.channel import Channel, Packet
@@ -103,7 +104,9 @@ class Supervisor:
             if has_peer(device):
                 id, role = peer_name(device)
                 self.peers[device.id] = Member(id, role, None, directory.log(id))
-        self.members = {member.id: member for member in (self.core, *self.devices, *self.peers.values())}
+        self.windows = Windows(self)
+        behind = (*self.peers.values(), *self.windows.members())
+        self.members = {member.id: member for member in (self.core, *self.devices, *behind)}
         self.shared: dict[str, Segment] = {}
         self.loop = Loop()
         self._early = early or {}
@@ -216,7 +219,7 @@ class Supervisor:
         self._start_core()
         for member in self.devices:
             self.spawn(member, DEVICE)
-        for member in self.peers.values():
+        for member in (*self.peers.values(), *self.windows.members()):
             member.next_epoch()
             self.start_peer(member)
 
@@ -224,6 +227,9 @@ class Supervisor:
         """It waits for nobody: START comes with the process."""
         if self.confinement.owns(member):
             self.confinement.start(member)
+            return
+        if self.windows.owns(member):
+            self.windows.start(member)
             return
         self.spawn(member, PEER)
         (device,) = (device for device in self.machine.devices if self.peers.get(device.id) is member)
@@ -234,7 +240,12 @@ class Supervisor:
         """Give `member` a process: one that has already started, or a new one; with `fresh`, none that has imported
         code which has changed since."""
         child = self._early.pop(module, None)
-        if child is None and module == DEVICE and (child := self.spares.take(fresh=fresh)) is not None:
+        if (
+            child is None
+            and module == DEVICE
+            and not _is_elsewhere(member)
+            and (child := self.spares.take(fresh=fresh)) is not None
+        ):
             child.become(member.log)
         if child is None:
             child = Child(module, member.log)
@@ -267,16 +278,20 @@ class Supervisor:
         member.give()
         child = member.child
         assert member.device is not None
-        outlet = self.confinement.lend(member.device)
+        relay, curve = self.windows.relay(member.device)
+        outlet = self.confinement.lend(member.device) if not relay else {}
         with (
             device_start(self.machine, member, self.shared, self.endpoint(member)) as (body, fds),
             child.log_descriptor() as log,
         ):
             body["sandbox"] = self.confinement.order(member.device)
+            body.update(relay)
             body.update(self.quarantine.start_body(member))
             rules, tally = self.faults.start_body(member)
             body.update(rules)
-            member.started = child.send("START", body, fds | log | outlet | tally)
+            member.started = child.send("START", body, fds | log | outlet | curve | tally)
+        for fd in curve.values():
+            os.close(fd)
         self.loop.after(START_DEADLINE, lambda: self._check_started(member, child))
 
     def _check_started(self, member: Member, child: Child) -> None:
@@ -429,12 +444,12 @@ class Supervisor:
 
     def _device_state(self, member: Member, packet: Packet) -> None:
         member.reason = packet.body.get("state", "")
+        member.away = packet.body.get("away", False)
 
     def _log_packet(self, member: Member, packet: Packet) -> None:
         """A line for a log: the process's own, or (the core speaks of it) a device's."""
         about = self.members.get(packet.body.get("id", ""), member) if member is self.core else member
         line = line_of(str(packet.body.get("text", "")), member.lines)
-        member.away = packet.body.get("away", False)
         if line is None:
             return
         with contextlib.suppress(OSError), open(about.log, "a", encoding="utf-8") as log:
@@ -581,6 +596,7 @@ class Supervisor:
         self.phase = "ended"
         self._control.close()
         self.services.close()
+        self.windows.close()
         self.recordings.close()
         self.traces.close()
         self.faults.close()
@@ -607,6 +623,11 @@ class Supervisor:
 
     def log(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:9.3f} {text}", flush=True)  # standard output is the keeper's log
+
+
+def _is_elsewhere(member: Member) -> bool:
+    """Must its process keep the host's network, which a spare has given up?"""
+    return member.device is not None and member.device.relay not in ("", WINDOW)
 
 
 def _report(packet: Packet) -> dict[str, Any] | None:

@@ -427,6 +427,10 @@ class Swaps:
         objection: Callable[[], str] = lambda: "",
     ) -> Swap:
         """Begin to put `device` in the place of a member. Raises ConfigError when that cannot be now."""
+        if device.relay:
+            raise ConfigError(
+                f"{member.id} is behind a relay, and not swapped", hint="What is behind it is restarted by itself."
+            )
         if member.id in self._active:
             raise ConfigError(f"{member.id} is just being swapped", hint="Try again when that is done.")
         if self.supervisor.phase != "running":
