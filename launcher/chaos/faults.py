@@ -92,6 +92,8 @@ class Hand:
         self._await_progress(fault.id)
         began = now()
         done = self._doing[fault.kind](fault)
+        if fault.id in self._traps:
+            self._arm(fault.id, 0, 0)
         if done.kills or done.swaps:
             done.stall = self._rings.longest(fault.id, began, now())
             if done.stall is None and self._machine.row(fault.id)["queue"]:

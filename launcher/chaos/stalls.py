@@ -1,10 +1,12 @@
 """How long the guest waited: the longest of the requests that were under way while a device was away.
 
-Taken from the trace rings of the core and the device, which outlive the device's process: from the driver's
-notification (or from the first time that a process took the request, if the driver had no need to notify) to the
-interrupt (or to being given back, if it wanted none). A fault that no request met cost the guest nothing, and is
-counted as unnoticed; where the rings have gone round before they were read, the keeper's own figure counts, from the
-process's death to its successor's readiness.
+Taken from the trace rings of core and device, which outlive the device's process: from when a process first took
+the request, or, of one that came while none was there, from the driver's notification, to when it was given back. A
+fault that no request met cost the guest nothing, and is counted as unnoticed; where the rings have gone round before
+they were read, the keeper's own figure counts, from the process's death to its successor's readiness.
+
+Buffers that wait for something to come (a card's receive queue, v86fs's news) are not counted: to wait is what they are
+there for.
 """
 
 from __future__ import annotations
@@ -13,16 +15,14 @@ import mmap
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from launcher.trace.requests import Follower
 from launcher.trace.rings import ask
 from proto.channel import Channel
-from proto.trace import RECORDS, TRACE_SIZE, last_records
+from proto.trace import RECORDS, TRACE_SIZE, TracePoint, TraceRecord, last_records
 
 __all__ = ["Rings", "percentile"]
 
-LONG = 60.0  # seconds: what lies further back belongs to something else
+IDLE = {"net": lambda queue: queue % 2 == 0, "v86fs": lambda queue: queue == 2}  # queues whose buffers wait
 
 
 class Rings:
@@ -40,10 +40,23 @@ class Rings:
     def longest(self, id: str, began: float, ended: float) -> float | None:
         """Seconds that the slowest request waited of those that were under way between two times of CLOCK_MONOTONIC;
         None when there was none."""
-        follower = Follower("", self._described, lambda monotonic: monotonic / 1e9)
-        for name in ("core", id):
-            follower.feed(name, last_records(self._maps[name][1], RECORDS))
-        waits = [told["latency"] for told in follower.settle() if told.get("device") == id and _met(told, began, ended)]
+        ring = next(ring for ring in self._described if ring["id"] == id)
+        idle = IDLE.get(ring["device"], lambda queue: False)
+        first, last = int(began * 1e9), int(ended * 1e9)
+        notes: dict[int, list[tuple[int, int]]] = {}  # by queue: when, and the driver's avail.idx
+        for record in last_records(self._maps["core"][1], RECORDS):
+            if record.point == TracePoint.NOTIFY and record.head == ring["slot"] and first <= record.time <= last:
+                notes.setdefault(record.queue, []).append((record.time, record.position))
+        taken: dict[tuple[int, int], int] = {}  # by queue and id: since when
+        waits = []
+        for record in last_records(self._maps[id][1], RECORDS):
+            key = record.queue, record.id
+            if record.point == TracePoint.POP and not idle(record.queue):
+                taken.setdefault(key, _since(record, notes.get(record.queue, ())))
+            elif record.point == TracePoint.DONE and key in taken:
+                since = taken.pop(key)
+                if since <= last and record.time >= first:
+                    waits.append((record.time - since) / 1e9)
         return max(waits, default=None)
 
     def close(self) -> None:
@@ -54,10 +67,11 @@ class Rings:
         self._maps.clear()
 
 
-def _met(told: dict[str, Any], began: float, ended: float) -> bool:
-    if told.get("type") != "request" or told.get("latency") is None:
-        return False
-    return bool(told["time"] <= ended and told["time"] + told["latency"] >= began and told["latency"] < LONG)
+def _since(pop: TraceRecord, notes: Sequence[tuple[int, int]]) -> int:
+    """When a request that is taken now began to wait: at the first notification, of those while the device was away,
+    that covers it."""
+    covering = (time for time, index in notes if (index - pop.position - 1) & 0xFFFF < 0x8000)
+    return min(next(covering, pop.time), pop.time)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

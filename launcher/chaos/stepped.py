@@ -169,7 +169,7 @@ def _may_raise() -> int:
     """An exception, if that is what the trap says."""
     epoch, number = divmod(ctypes.c_uint64.from_address(TRAP).value, 1 << 32)
     page = ctypes.c_uint64.from_address(OWN).value
-    if number == EXCEPTION and DeviceToCore(page).epoch == epoch:
+    if number == EXCEPTION and ctypes.c_uint32.from_address(page + DeviceToCore.offset("epoch")).value == epoch:
         raise RuntimeError("chaos asked for an exception")
     return 0
 

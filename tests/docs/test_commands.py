@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "guest").glob("*.md")])
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
 VERBS = (
-    "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|images|doctor|completion|version"
+    "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|chaos|images|doctor|completion|version"
     "|qmp|monitor"
 )
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
