@@ -27,7 +27,8 @@ WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf
 # Shown by a test or a job of their own: they take long, need another tree, or would run this very test.
 ELSEWHERE = {
     r"^make (demo|test|quick|lint|bench|docs)\b": "the Makefile's targets: CI runs make lint and make test",
-    r"^bulkhead demo\b": "tests/launcher/test_demo.py",
+    r"^bulkhead demo\b": "tests/guest/test_demo.py",
+    r"^bulkhead chaos --minutes": "tests/chaos",
     r"^python -m pytest": "the test runner itself",
     r"^python -m bench": "tests/bench",
     r"riscv-tests": "tests of others, fetched by hand: docs/testing.md says so",
