@@ -323,7 +323,8 @@ class _DemoConsole(Console):
         note = f"{count / 1e9:.2f} G instructions · {count / took / 1e6:.0f} MIPS" if count else ""
         self._screen.step("shell ready, its root on a disk in blk0" if self.command else "shell ready", note)
         if not self._facts.sum:
-            self._screen.table(ps.tables([self._name], self._screen.columns)[0])
+            rows = ps.tables([self._name], self._screen.columns)[0].splitlines()[1:]  # the first one is the title's
+            self._screen.table("\n".join(row for row in rows if not row.startswith("spare")))
 
     def _said_written(self, mebibytes: str) -> None:
         done = int(mebibytes)

@@ -122,7 +122,7 @@ class Report:
             (*key, str(row["count"]), str(row["unnoticed"]), *(_ms(row[name]) for name in ("p50", "p99", "max")))
             for key, row in self._stalls().items()
         ]
-        return show.table(header, rows, frozenset({"COUNT", "UNNOTICED", "P50 ms", "P99 ms", "MAX ms"}))
+        return show.table(header, rows, header[3:])
 
 
 def _figures(values: list[float]) -> dict[str, float | None]:

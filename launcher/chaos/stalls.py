@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from launcher.trace.rings import ask
 from proto.channel import Channel
@@ -22,7 +22,10 @@ from proto.trace import RECORDS, TRACE_SIZE, TracePoint, TraceRecord, last_recor
 
 __all__ = ["Rings", "percentile"]
 
-IDLE = {"net": lambda queue: queue % 2 == 0, "v86fs": lambda queue: queue == 2}  # queues whose buffers wait
+IDLE: dict[str, Callable[[int], bool]] = {
+    "net": lambda queue: queue % 2 == 0,
+    "v86fs": lambda queue: queue == 2,
+}  # queues whose buffers wait
 
 
 class Rings:

@@ -81,9 +81,9 @@ def _directories() -> cpio.Tree:
     return {name: cpio.directory() for name in ("bin", "lib")}
 
 
-def _packaged(files: list[Path]) -> cpio.Tree:
+def _packaged(files: list[Path]) -> dict[str, cpio.Entry]:
     """The programs, and every library under the name by which it is asked for."""
-    tree: cpio.Tree = {}
+    tree: dict[str, cpio.Entry] = {}
     libraries: dict[str, bytes] = {}
     for file in files:
         for path, data in apt.members(file, lambda path: path in WANTED or LIBRARIES in f"{path}"):

@@ -1,7 +1,8 @@
 """What the guests do under chaos, in rounds, and how each round is checked.
 
-A guest is a table of devices, the command that starts it, and `round`: do the work of one round, all at once, and
-return what was verified as {name: text}, or raise Lost. `check_images` looks at the disks from the host between rounds.
+A guest is a table of devices (`targets`), the options that start it (`arguments`), and `round`: do the work of one round,
+and return what was verified as {name: text}, or raise Lost; Stopped when `going` says that nothing more is wanted.
+`check_images` looks at the disks from the host between rounds, with the same outcome.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from launcher.chaos.machines import Lost, Running
 from launcher.chaos.plan import Target
@@ -33,30 +34,6 @@ RESULT = re.compile(r"chaos: result (\S+) (\d+) ?(.*)")
 WRONG = re.compile(r"disk \d+: |(?!fstest: \d+ steps)(fstest|mv): ")  # what the bundled guest says then
 LEAKS = 3  # of qemu-img: clusters that a killed process had taken and not yet used; space, not data
 FITS_DISK = frozenset({"swap", "mirror"})
-
-
-class Guest(Protocol):
-    """One kind of guest."""
-
-    name: str
-    targets: tuple[Target, ...]
-
-    def __init__(self, folder: Path, seed: int, progress: Progress) -> None: ...
-
-    def arguments(self) -> list[str]:
-        """For `bulkhead run`."""
-
-    def await_ready(self, machine: Running) -> None:
-        """Until it can be told to work. Raises Lost."""
-
-    def round(self, machine: Running, number: int, size: int, going: Callable[[], bool]) -> dict[str, str]:
-        """One round; None of it is lost, or Lost is raised. `going` says whether to go on waiting."""
-
-    def check_images(self, backend: Callable[[str], str]) -> dict[str, str]:
-        """The disks, from the host. Raises Lost."""
-
-    def close(self) -> None:
-        """Let go of what the host serves."""
 
 
 class Stopped(Exception):
@@ -221,6 +198,7 @@ class Bundled:
         pass
 
 
+Guest: TypeAlias = Debian | Bundled
 GUESTS: dict[str, type[Guest]] = {"debian": Debian, "bundled": Bundled}
 
 
