@@ -44,7 +44,7 @@ class Rings:
         """Seconds that the slowest request waited of those that were under way between two times of CLOCK_MONOTONIC;
         None when there was none."""
         ring = next(ring for ring in self._described if ring["id"] == id)
-        idle = IDLE.get(ring["device"], lambda queue: False)
+        idle = IDLE.get(ring["device"], _never)
         first, last = int(began * 1e9), int(ended * 1e9)
         notes: dict[int, list[tuple[int, int]]] = {}  # by queue: when, and the driver's avail.idx
         for record in last_records(self._maps["core"][1], RECORDS):
@@ -68,6 +68,10 @@ class Rings:
             view.release()
             area.close()
         self._maps.clear()
+
+
+def _never(queue: int) -> bool:
+    return False
 
 
 def _since(pop: TraceRecord, notes: Sequence[tuple[int, int]]) -> int:

@@ -1,8 +1,8 @@
 """What the guests do under chaos, in rounds, and how each round is checked.
 
-A guest is a table of devices (`targets`), the options that start it (`arguments`), and `round`: do the work of one round,
-and return what was verified as {name: text}, or raise Lost; Stopped when `going` says that nothing more is wanted.
-`check_images` looks at the disks from the host between rounds, with the same outcome.
+A guest is a table of devices (`targets`), the options that start it (`arguments`), and `round`: do the work of one
+round, and return what was verified as {name: text}, or raise Lost; Stopped when `going` says that it is
+enough. `check_images` looks at the disks from the host between rounds, with the same outcome.
 """
 
 from __future__ import annotations
