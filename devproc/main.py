@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import Any
 
-from proto.channel import Channel, Packet
+from proto.channel import DEBUGGED, Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, ProtocolError
 
 ORPHAN_STATUS = 0
@@ -24,7 +24,8 @@ ORPHAN_STATUS = 0
 
 def main() -> int:
     """Be one device until told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the client
+    if DEBUGGED not in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the client
     try:
         channel = Channel.from_environment()
         start = _receive_start(channel)

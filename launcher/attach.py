@@ -34,11 +34,20 @@ RECONNECT = 0.05  # seconds between two attempts, while the guest starts again
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
+    parser.add_argument("id", metavar="ID", nargs="?", help="a device: its process under COMMAND, as `bulkhead debug`")
     parser.add_argument("--machine", metavar="NAME", help="the machine")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The verb. Returns the exit code: 0 when the console was left, else how the machine ended."""
+    if arguments.id or arguments.command:
+        from launcher.debug import run as debug
+
+        if not arguments.id:
+            raise ConfigError(
+                "attach COMMAND to which device?", hint="For example: bulkhead attach blk0 -- python -m pdb"
+            )
+        return debug(arguments)
     name = choose_machine(arguments.machine)
     with connect(name) as keeper, _alone(name), ending_signals() as signals:
         path = request(keeper, "PS")["serial"]

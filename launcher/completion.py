@@ -64,7 +64,7 @@ def _positional(verb: Verb) -> str:
         "swap": "processes",
         "trace": "processes",
         "keys": "create",
-        **dict.fromkeys(("break", "held", "step", "go", "drop", "fail", "change", "queue"), "processes"),
+        **dict.fromkeys(("break", "held", "step", "go", "drop", "fail", "change", "queue", "debug", "attach"), "processes"),
         "mirror": "processes",
         "completion": "bash zsh fish",
     }.get(verb.name, "")

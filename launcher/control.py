@@ -24,6 +24,7 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     BREAKS {}        → rules: with matched, taken, in_force, text; held: the requests that are held; more: how many more
     HOLD {id, then, keys?, count?, data?, offset?} → keys: of the requests that go, drop, fail or change
     QUEUE {id}       → queues: rings, requests and what is wrong with them (`launcher.keeper.queues`); state, epoch, pid
+    DEBUG {id} DEBUGGED {id, pid} → put a device's process under a debugger (`launcher.keeper.debug`)
     PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
 """
 

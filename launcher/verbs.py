@@ -109,7 +109,7 @@ VERBS = (
     Verb(
         "attach",
         "be the console of a machine that was started with --detach",
-        "bulkhead attach [--machine NAME]",
+        "bulkhead attach [--machine NAME] | attach ID [-- COMMAND]",
         "attach:run",
         "attach:add_arguments",
         "Shows what the guest said meanwhile, then is its console. Ctrl-A d, the terminal's end or a signal leave the\n"
@@ -117,7 +117,9 @@ VERBS = (
         (
             ("bulkhead run --detach --name web", "start one"),
             ("bulkhead attach --machine web", "its console"),
+            ("bulkhead attach blk0 -- python -m pdb", "a device under a debugger: the same as `bulkhead debug`"),
         ),
+        takes_command=True,
         sweeps=False,
     ),
     Verb(
@@ -317,6 +319,21 @@ VERBS = (
             ("bulkhead export boot.rec --to json --no-payload", ""),
         ),
         sweeps=False,
+    ),
+    Verb(
+        "debug",
+        "run a device's process under a debugger in this terminal",
+        "bulkhead debug ID [-- COMMAND]",
+        "debug:run",
+        "debug:add_arguments",
+        "Its successor is started by COMMAND (default: python -m pdb), which gets the device's process as its last\n"
+        "words; the guest waits while it stands still. When COMMAND ends, the device is supervised as before.",
+        (
+            ("bulkhead debug blk0", "pdb, at the first line; `c` goes on, Ctrl-C stops it again"),
+            ("bulkhead debug blk0 -- python -m pdb -c 'b devproc/blk/device.py:180' -c c", "up to a line"),
+            ("bulkhead debug net0 -- gdb --args", "machine code"),
+        ),
+        takes_command=True,
     ),
     Verb(
         "keys",

@@ -23,9 +23,10 @@ import msgpack
 
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ProtocolError
 
-__all__ = ["ENVIRONMENT", "MAX_DESCRIPTORS", "MAX_PACKET", "Channel", "Packet"]
+__all__ = ["DEBUGGED", "ENVIRONMENT", "MAX_DESCRIPTORS", "MAX_PACKET", "Channel", "Packet"]
 
 ENVIRONMENT = "BULKHEAD_CHANNEL"
+DEBUGGED = "BULKHEAD_DEBUGGED"  # in the environment of a process that runs in somebody's terminal, under a debugger
 MAX_PACKET = 128 * 1024
 MAX_DESCRIPTORS = 64  # Linux passes at most 253 (SCM_MAX_FD)
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)

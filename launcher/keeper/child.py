@@ -14,14 +14,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from proto.channel import ENVIRONMENT, Channel
 from proto.errors import ChannelClosed
 
-__all__ = ["Child", "is_traced", "module_command", "module_environment"]
+__all__ = ["Child", "die_with_parent", "is_traced", "module_command", "module_environment"]
 
 PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,19 +43,26 @@ def module_environment() -> dict[str, str]:
     return environment
 
 
+def die_with_parent() -> Callable[[], None]:
+    """For Popen's `preexec_fn`: the kernel kills the child when the thread that starts it ends."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call above
+            os._exit(1)
+
+    return prepare
+
+
 class Child:
     """A started process. Owned by the keeper, which alone waits for it."""
+
+    debugged = False  # it stands still when somebody wants it to (`launcher.keeper.debug`)
 
     def __init__(self, module: str, log: Path) -> None:
         """Start `python -m module`. Raises OSError when the host cannot start another process."""
         ours, theirs = Channel.pair()
-        keeper = os.getpid()
-
-        def die_with_keeper() -> None:
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != keeper:  # it ended before the call above
-                os._exit(1)
-
         with theirs, open(log, "ab") as output:
             self.process = subprocess.Popen(
                 module_command(module),
@@ -64,7 +71,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 env={**module_environment(), ENVIRONMENT: str(theirs.fileno()), "PYTHONUNBUFFERED": "1"},
-                preexec_fn=die_with_keeper,
+                preexec_fn=die_with_parent(),
             )
         os.set_blocking(ours.fileno(), False)  # the keeper never waits for a child that does not read
         self.pid = self.process.pid

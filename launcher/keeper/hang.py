@@ -9,7 +9,7 @@ with what it serves. When nothing has moved for SILENCE seconds of looks that ca
     asleep, and says that it waits               waits for its backend: not hung, however long
     uninterruptible (a disk, a network share)    waits: not hung
     runnable, but hardly ever run                the host is busy: not hung
-    under a debugger                             not hung
+    under a debugger (gdb; `bulkhead debug`)     not hung
 
 Looks that come late count for nothing: then it was the keeper that did not run. A process that has no heartbeat,
 because it is starting or is no device, is only seen to be stopped. What is hung is fenced; `Recovery` does the rest.
@@ -108,7 +108,7 @@ class Hangs:
 
     def _feel(self, member: Member, passed: float) -> None:
         child = member.child
-        if child is None or child.killed or member.state == "stuck":
+        if child is None or child.killed or child.debugged or member.state == "stuck":
             self._pulses.pop(member.id, None)
             return
         pulse = self._pulses.get(member.id)

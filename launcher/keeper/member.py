@@ -276,7 +276,7 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
         "id": member.id,
         "role": member.role,
         "pid": member.child.pid if member.child else None,
-        "state": "waiting" if (member.waits or member.away) and member.state == "running" else member.state,
+        "state": _state(member),
         "epoch": member.epoch or None,
         "restarts": member.restarts if member.role != "core" else None,
         "reason": f"for its backend, {member.waits:.0f} s" if member.waits else member.reason,
@@ -291,6 +291,13 @@ def row_of(member: Member, shared: Mapping[str, Segment]) -> dict[str, Any]:
     if member.device.device == "blk" and member.config:
         row["size"] = int.from_bytes(member.config[:8], "little") * SECTOR
     return row
+
+
+def _state(member: Member) -> str:
+    """As people are told it."""
+    if member.child is not None and member.child.debugged and member.state in ("starting", "running"):
+        return "debugged"
+    return "waiting" if (member.waits or member.away) and member.state == "running" else member.state
 
 
 def _counters(member: Member) -> dict[str, int]:

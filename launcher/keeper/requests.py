@@ -166,6 +166,12 @@ class Requests:
     def _mirror_cancel(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._supervisor.mirrors.cancel(self._device(body)).status()
 
+    def _debug(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._supervisor.debugs.offer(self._device(body))
+
+    def _debugged(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._supervisor.debugs.adopt(self._device(body), int(body.get("pid", 0)))
+
     def _queue(self, body: dict[str, Any]) -> dict[str, Any]:
         member = self._device(body)
         if member.device is not None and member.device.kind != "virtio":
@@ -205,6 +211,8 @@ class Requests:
         "BREAKS": lambda self, body: self._supervisor.faults.list(body),
         "BREAK_CLEAR": lambda self, body: self._supervisor.faults.clear(body),
         "QUEUE": _queue,
+        "DEBUG": _debug,
+        "DEBUGGED": _debugged,
         "HOLD": lambda self, body: self._supervisor.faults.order(body),
         "CONT": _cont,
         "TRACE": lambda self, body: self._supervisor.traces.describe(body),

@@ -30,6 +30,7 @@ from typing import Any
 from launcher.keeper.child import Child, is_traced
 from launcher.keeper.confinement import Confinement
 from launcher.keeper.control import ControlServer
+from launcher.keeper.debug import Adopted, Debugs
 from launcher.keeper.events import Events
 from launcher.keeper.faults import Faults
 from launcher.keeper.hang import LOOK, Hangs
@@ -123,6 +124,7 @@ class Supervisor:
         self.quarantine = Quarantine(self)
         self.services = Services(self)
         self.faults: Faults = Faults(self)
+        self.debugs: Debugs = Debugs(self)
         self._requests = Requests(self)
         self._control = ControlServer(directory.control, self.loop, self._requests.answer, self.events)
 
@@ -240,6 +242,8 @@ class Supervisor:
         """Give `member` a process: one that has already started, or a new one; with `fresh`, none that has imported
         code which has changed since."""
         child = self._early.pop(module, None)
+        if child is None and module == DEVICE:
+            child = self.debugs.take(member)
         if (
             child is None
             and module == DEVICE
@@ -284,7 +288,7 @@ class Supervisor:
             device_start(self.machine, member, self.shared, self.endpoint(member)) as (body, fds),
             child.log_descriptor() as log,
         ):
-            body["sandbox"] = self.confinement.order(member.device)
+            body["sandbox"] = {"mode": "off"} if child.debugged else self.confinement.order(member.device)
             body.update(relay)
             body.update(self.quarantine.start_body(member))
             rules, tally = self.faults.start_body(member)
@@ -296,7 +300,7 @@ class Supervisor:
 
     def _check_started(self, member: Member, child: Child) -> None:
         """A device whose own start waits for ever, or loops, is given up; not one under a debugger."""
-        if member.child is not child or member.state != "starting" or is_traced(child.pid):
+        if member.child is not child or member.state != "starting" or child.debugged or is_traced(child.pid):
             return
         late = f"did not start within {START_DEADLINE:.0f} s"
         self.log(f"{member.id} ({child.pid}) {late}")
@@ -319,7 +323,8 @@ class Supervisor:
             return False
         except ChannelClosed:
             self.loop.unwatch(child.channel)
-            self.loop.after(CHANNEL_GRACE, lambda: child.kill() if member.child is child else None)
+            if not child.debugged:  # which may want to look at what is left
+                self.loop.after(CHANNEL_GRACE, lambda: child.kill() if member.child is child else None)
             return False
         except BulkheadError as error:
             self.log(f"{member.id}: {error.describe()}")
@@ -419,7 +424,7 @@ class Supervisor:
     def _overdue(self, member: Member, packet: Packet) -> None:
         device = self.members.get(packet.body["id"])
         if device is not None and device.epoch == packet.body["epoch"]:
-            if device.child is None or is_traced(device.child.pid):
+            if device.child is None or device.child.debugged or is_traced(device.child.pid):
                 return
             if not packet.body.get("held") and (device.waits or self.hangs.silent(device)):
                 return  # it may be about to; the core will say so again if it does not
@@ -438,6 +443,8 @@ class Supervisor:
 
     def _ready(self, member: Member, packet: Packet) -> None:
         self.quarantine.ready(member, packet.body)
+        if isinstance(member.child, Adopted):
+            member.child.found(int(packet.body.get("pid", 0)))
         member.sandbox = report_of(packet.body)
         if member.device is None:  # a device runs when the core has accepted its HELLO
             self.recovery.serves(member)
@@ -506,6 +513,9 @@ class Supervisor:
             pass
         self.loop.unwatch(child.channel)
         self.loop.unwatch(child.pidfd)
+        if self.debugs.outlives(member, child):
+            return
+        member.wanted = member.wanted or child.debugged
         status = child.reap()
         self.faults.died(member)
         self.traces.ended(member, child, status)
@@ -525,6 +535,15 @@ class Supervisor:
             self.quarantine.died(member, child, status, what, lived)
             self.recovery.restart(member, lived, what)
             self.quarantine.look(member)
+
+    def await_inner(self, member: Member, child: Child, pidfd: int) -> None:
+        """A command is dead whose child is the device's process: that one's death is what counts."""
+
+        def died() -> None:
+            self.loop.unwatch(pidfd)
+            self._dead(member, child)
+
+        self.loop.watch(pidfd, died)
 
     def _core_died(self, status: int, what: str) -> None:
         """The core is gone without EXIT: the machine has ended with it."""
@@ -600,6 +619,7 @@ class Supervisor:
         self.recordings.close()
         self.traces.close()
         self.faults.close()
+        self.debugs.close()
         self.directory.remove()
         if self.gdb is not None:
             self.gdb.close()
