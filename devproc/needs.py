@@ -89,6 +89,8 @@ def needs_of(device: str, backend: str = "", properties: Mapping[str, Any] | Non
         _disk(needs, backend, _is_on(given.get("ro")))
     elif device in SHARES:
         _share(needs, backend, _is_on(given.get("ro")))
+    elif device == "console":
+        needs.profile = "console"
     elif device not in NOTHING:
         _own(needs, device, [backend, *given.values()])
     lent = device in ("net", "console")  # what it writes, a descriptor of the keeper's

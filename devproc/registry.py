@@ -26,6 +26,7 @@ DEVICES = {
     "9p": "devproc.fs.ninep.device:NinePDevice",
     "virtiofs": "devproc.fs.fuse.device:VirtioFsDevice",
     "v86fs": "devproc.fs.v86fs.device:V86fsDevice",
+    "console": "devproc.console.device:ConsoleDevice",
     "rng": "devproc.rng:Entropy",
     "mailbox": "devproc.mailbox:Mailbox",
 }

@@ -10,11 +10,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["MAX_HARTS", "NETWORK", "RAM_BASE", "VIRTIO_SLOTS", "WINDOW", "Device", "Machine", "Serial"]
+__all__ = ["CONSOLE", "MAX_HARTS", "NETWORK", "RAM_BASE", "VIRTIO_SLOTS", "WINDOW", "Device", "Machine", "Serial"]
 
 RAM_BASE = 0x80000000
 WINDOW = "window"  # a device of this host without the guest's memory
 NETWORK = "net"  # what a network card is called among the devices
+CONSOLE = "console"  # and a virtio console
 VIRTIO_SLOTS = 8
 MAX_HARTS = 8
 PAGE = 4096
@@ -82,6 +83,12 @@ class Machine:
     metrics: str = ""  # where figures are served to Prometheus, likewise
     faults: tuple[dict[str, Any], ...] = ()  # rules that stop or change requests, as `proto.faults.Rule` has them
     gdb_wait: bool = False  # every hart is held until gdb lets it go
+
+    @property
+    def console_on_stdio(self) -> bool:
+        """Is a port of a console the terminal of the command that starts the machine?"""
+        ports = [port for device in self.devices if device.device == CONSOLE for port in device.backend.split(";")]
+        return any(port.partition(",")[0] == "stdio" for port in ports)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, for a packet."""

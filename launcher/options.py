@@ -118,6 +118,14 @@ RUN_OPTIONS = (
         group="devices",
     ),
     Option(
+        "console",
+        "list",
+        "PORT[,name=NAME][,size=COLUMNSxROWS]",
+        "a port of a virtio console: stdio (with --serial elsewhere), pty, socket:PATH or file:PATH[,input=FILE]; the "
+        "first is hvc0, the others are /dev/vport0p1, …; id=NAME names the device; repeatable",
+        group="devices",
+    ),
+    Option(
         "device",
         "list",
         "X[,KEY=VALUE…]",

@@ -18,7 +18,7 @@ from typing import Any
 
 from launcher.keeper.child import module_command, module_environment
 from launcher.keeper.listeners import parse_where
-from launcher.machine import MAX_HARTS, NETWORK, VIRTIO_SLOTS, WINDOW, Device, Machine, Serial
+from launcher.machine import CONSOLE, MAX_HARTS, NETWORK, VIRTIO_SLOTS, WINDOW, Device, Machine, Serial
 from launcher.options import Given, Options
 from launcher.rundir import RunDirectory
 from launcher.specs import (
@@ -26,6 +26,7 @@ from launcher.specs import (
     Card,
     Share,
     absolute,
+    parse_console,
     parse_device,
     parse_disk,
     parse_memory,
@@ -161,6 +162,10 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
     if command and (detach or serial.kind != "fd"):
         raise ConfigError("the output of COMMAND comes over the serial line", hint="Leave out --serial and --detach.")
     cards = _cards(read.items("net"))
+    others = [parse_device(given) for given in read.items("device")]
+    for spec, _, _ in others:
+        if spec == CONSOLE:
+            raise ConfigError("a console is given with --console", hint="For example: --console pty")
     shares = _shares(read.items("share"))
     machine = Machine(
         name=read.text("name") or "(the first free name)",
@@ -172,7 +177,7 @@ def make_plan(options: Options, command: list[str], terminal: tuple[int, int] | 
         bios=_bios(read, images),
         boot=read.text("boot"),
         serial=serial,
-        devices=_devices(disks, cards, shares, [parse_device(given) for given in read.items("device")]),
+        devices=_devices(disks, cards, shares, [*_console(read.items("console"), serial, detach), *others]),
         link=read.text("link") or "words",
         reboot=not (read.flag("no-reboot") or command),
         detach=detach,
@@ -340,6 +345,25 @@ def _shares(given: list[Given]) -> list[Share]:
         if tags.count(tag) > 1:
             raise ConfigError(f"two shares have the tag {tag}", hint="The guest tells them apart by it.")
     return shares
+
+
+def _console(given: list[Given], serial: Serial, detach: bool) -> list[tuple[str, str | None, dict[str, Any]]]:
+    """The console that all --console make together, as a device, if there are any."""
+    if not given:
+        return []
+    from devproc.console.spec import format_ports
+
+    parsed = [parse_console(one) for one in given]
+    if any(port.kind == "stdio" for port, _, _ in parsed):
+        if serial.kind == "fd" and not detach:
+            hint = "Give the serial line another place: --serial none"
+            raise ConfigError("stdio is the serial line already, so a console port cannot be it", hint=hint)
+        if detach:
+            raise ConfigError("--detach leaves no terminal for --console stdio", hint="For example: --console pty")
+    ids = [id for _, id, _ in parsed if id is not None]
+    properties = {key: value for _, _, mine in parsed for key, value in mine.items()}
+    backend = format_ports([port for port, _, _ in parsed])
+    return [(CONSOLE, ids[0] if ids else None, {**properties, "backend": backend})]
 
 
 def _devices(

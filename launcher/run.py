@@ -102,7 +102,7 @@ def _terminal_size() -> tuple[int, int] | None:
 
 def _start(plan: Plan, command: list[str]) -> int:
     with ending_signals() as signals:
-        ours = plan.machine.serial.kind == "fd" and not plan.machine.detach
+        ours = (plan.machine.serial.kind == "fd" or plan.machine.console_on_stdio) and not plan.machine.detach
         terminal = RawTerminal(0) if ours and _interactive() else None
         started = start(plan, terminal)
         console = _RunConsole(

@@ -22,6 +22,7 @@ __all__ = [
     "Card",
     "Share",
     "absolute",
+    "parse_console",
     "parse_device",
     "parse_disk",
     "parse_memory",
@@ -161,6 +162,27 @@ def _check_addresses(given: Given, how: str, gateway: str) -> None:
             ipaddress.ip_address(gateway)
     except ValueError as error:
         raise ConfigError(f"{given.source}: {error}", hint="ip= is dhcp, none, or for example 10.0.0.1/24") from None
+
+
+def parse_console(given: Given) -> tuple[Any, str | None, dict[str, Any]]:
+    """(port, id or None, the device's policy) of `PORT[,KEY=VALUE…]`, or of a TOML table with the key port."""
+    from devproc.console.spec import parse_port
+
+    if isinstance(given.value, dict):
+        properties = dict(given.value)
+        head = str(properties.pop("port", ""))
+    else:
+        head, properties = _split(given)
+    id = _take_id(given, properties)
+    mine = {key: properties.pop(key) for key in POLICY if key in properties}
+    kind, _, path = head.partition(":")
+    words = [f"{kind}:{absolute(given, path)}" if path else head]
+    if "input" in properties:
+        properties["input"] = absolute(given, str(properties["input"]))
+    try:
+        return parse_port(",".join([*words, *(f"{key}={value}" for key, value in properties.items())])), id, mine
+    except ConfigError as error:
+        raise ConfigError(f"{given.source} {given.value}: {error.message}", hint=error.hint) from error
 
 
 SHARE_DEVICES = {"9p": "9p", "virtiofs": "virtiofs", "v86fs": "v86fs"}  # --share …,proto=: the device

@@ -35,7 +35,7 @@ class Started:
     directory: RunDirectory
     keeper: subprocess.Popen[bytes]
     channel: Channel
-    serial: socket.socket | None  # our end of the serial line, if it comes to us
+    serial: socket.socket | None  # our end of the serial line, or of a console's port, if one comes to us
 
     def wait(self, outcome: Outcome) -> None:
         """After the console's end and with the channel closed: let the keeper end; if it died or hangs, clean up."""
@@ -78,7 +78,7 @@ def start(plan: Plan, terminal: RawTerminal | None) -> Started:
 
 
 def _serial_line(machine: Machine) -> tuple[socket.socket | None, socket.socket | None]:
-    if machine.serial.kind != "fd":
+    if machine.serial.kind != "fd" and not machine.console_on_stdio:
         return None, None
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
@@ -106,7 +106,7 @@ def _send_machine(
     fds: dict[str, int] = {}
     body = machine.as_dict()
     if serial is not None:
-        fds["serial"] = serial.fileno()
+        fds["serial" if machine.serial.kind == "fd" else "console"] = serial.fileno()
     if terminal is not None:
         fds["terminal"] = terminal.fd
         body["terminal"] = terminal.saved

@@ -12,6 +12,8 @@ __all__ = [
     "BlkFeature",
     "BlkStatus",
     "BlkType",
+    "ConsoleEvent",
+    "ConsoleFeature",
     "DeviceId",
     "Feature",
     "Interrupt",
@@ -247,7 +249,33 @@ class NetControl(IntEnum):
 
 NET_OK, NET_ERR = 0, 1  # 5.1.6.5: `ack`
 
-_FEATURES_OF: dict[int, type[IntEnum]] = {DeviceId.NET: NetFeature, DeviceId.BLOCK: BlkFeature}
+
+class ConsoleFeature(IntEnum):
+    """5.3.3: feature bits of the console."""
+
+    SIZE = 0
+    MULTIPORT = 1
+    EMERG_WRITE = 2
+
+
+class ConsoleEvent(IntEnum):
+    """5.3.6.2: what a control message of the console is about."""
+
+    DEVICE_READY = 0
+    DEVICE_ADD = 1
+    DEVICE_REMOVE = 2
+    PORT_READY = 3
+    CONSOLE_PORT = 4
+    RESIZE = 5
+    PORT_OPEN = 6
+    PORT_NAME = 7
+
+
+_FEATURES_OF: dict[int, type[IntEnum]] = {
+    DeviceId.NET: NetFeature,
+    DeviceId.BLOCK: BlkFeature,
+    DeviceId.CONSOLE: ConsoleFeature,
+}
 
 
 def feature_names(features: int, device_id: int = DeviceId.NONE) -> list[str]:

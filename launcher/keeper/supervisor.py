@@ -29,6 +29,7 @@ from typing import Any
 
 from launcher.keeper.child import Child, is_traced
 from launcher.keeper.confinement import Confinement
+from launcher.keeper.consoles import Console
 from launcher.keeper.control import ControlServer
 from launcher.keeper.debug import Adopted, Debugs
 from launcher.keeper.events import Events
@@ -59,7 +60,7 @@ from launcher.keeper.spares import Spares
 from launcher.keeper.swap import Swaps
 from launcher.keeper.traces import Traces
 from launcher.keeper.windows import Windows
-from launcher.machine import NETWORK, WINDOW, Machine
+from launcher.machine import CONSOLE, NETWORK, WINDOW, Machine
 from launcher.rundir import RunDirectory
 from launcher.terminal import restore
 from proto.channel import Channel, Packet
@@ -91,6 +92,8 @@ class Supervisor:
         self.directory = directory
         self.client: Channel | None = client
         self.serial = fds.pop("serial", None)  # kept for the next start, after a reset
+        self.stream = fds.pop("console", None)  # the client's, of a console's port that is stdio
+        self.consoles: dict[str, Console] = {}
         self.serial_location = ""
         self.gdb: Listener | None = None
         self._terminal: tuple[int, list[Any]] | None = None
@@ -203,6 +206,12 @@ class Supervisor:
 
     def _open_and_start(self) -> None:
         self.services.open()
+        for device in self.machine.devices:
+            if device.device == CONSOLE:
+                self.consoles[device.id] = Console(device, self.stream, self.directory.path)
+        if self.stream is not None:
+            os.close(self.stream)
+            self.stream = None
         self._start_machine()
 
     def _start_machine(self) -> None:
@@ -216,6 +225,8 @@ class Supervisor:
             make_device_memory(member, self.machine)
             if member.device is not None and member.device.device == NETWORK:
                 lay_cable(member, self.peers.get(member.id))
+            if member.id in self.consoles:
+                self.consoles[member.id].lend(member)
             member.next_epoch()
         self.spawn(self.core, CORE)
         self._start_core()
@@ -620,6 +631,8 @@ class Supervisor:
         self.traces.close()
         self.faults.close()
         self.debugs.close()
+        for console in self.consoles.values():
+            console.close()
         self.directory.remove()
         if self.gdb is not None:
             self.gdb.close()
@@ -632,9 +645,14 @@ class Supervisor:
 
     def processes(self) -> list[dict[str, Any]]:
         """One row a process, the core first; counters since the machine started."""
-        return [
-            row_of(member, self.shared) for key, member in self.members.items() if not self.swaps.is_hidden(key)
-        ] + [*self.spares.rows(), *self.services.rows()]
+        return [self._row(member) for key, member in self.members.items() if not self.swaps.is_hidden(key)] + [
+            *self.spares.rows(),
+            *self.services.rows(),
+        ]
+
+    def _row(self, member: Member) -> dict[str, Any]:
+        row = row_of(member, self.shared)
+        return row | {"terminals": self.consoles[member.id].locations} if member.id in self.consoles else row
 
     def _log_of(self, member: Member, text: str) -> None:
         """A line that a process causes, which may cause many."""
