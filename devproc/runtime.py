@@ -240,7 +240,7 @@ class Runtime:
         """These stop or change requests from now on; with none, the device's own loop serves again."""
         if self._queues is not None and isinstance(self.device, VirtioDevice):
             self._queues.breaks.set_rules(rules, fd)
-            general = self.device.readable(self._queues.breaks.active)
+            general = self.device.readable(self._queues.breaks.active or self._body.get("readable", False))
             self._run_loop = self._any_loop if general else self._own_loop
         if fd is not None:
             os.close(fd)

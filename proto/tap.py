@@ -14,8 +14,9 @@ An event is a header of EVENT_BYTES and its payload, filled up to a multiple of 
             with the chain (ChainError); flags: AGAIN. Payload: 4 bytes a segment, its length, and the readable bytes.
     DONE    its answer, under the same id. a: the used length; status: in the device's own terms. Payload: as many of
             the writable bytes.
-    MESSAGE of the session, encoded (`proto.messages`); id: its number; flags: OUT when the device sent it
-    SETUP   what the device is and has negotiated, by a process that begins or goes on (msgpack, docs/recording.md)
+    MESSAGE of the session, encoded (`proto.messages`). a: its length; id: its number; flags: OUT when the device sent it
+    SETUP   what the device is and has negotiated, by a process that begins or goes on (msgpack, docs/recording.md).
+            a: its length
     LOST    a: events, b: bytes of payload, that found no room
 """
 
@@ -217,7 +218,7 @@ def tap_close(tap: Tap, at: u64) -> None:
 @fn(cold=True)
 def tap_note(tap: Tap, kind: u32, flags: u32, id: u64, source: u64, size: u64) -> None:
     """An event that is no request, with its payload."""
-    at: u64 = tap_open(tap, size, kind, 0, 0, flags, 0, monotonic_ns(), id, 0, 0)
+    at: u64 = tap_open(tap, size, kind, 0, 0, flags, 0, monotonic_ns(), id, size, 0)
     if at != NOWHERE:
         tap_close(tap, tap_put(tap, at, source, size))
 
@@ -297,7 +298,7 @@ def _length(event: Event) -> int:
     """Bytes of payload that count."""
     if event.kind == EventKind.POP:
         return 4 * ((event.a & 0xFFFFFFFF) + (event.a >> 32)) + event.b
-    return min(event.a, len(event.payload)) if event.kind == EventKind.DONE else len(event.payload)
+    return event.a if event.kind in (EventKind.DONE, EventKind.MESSAGE, EventKind.SETUP) else 0
 
 
 class TapReader:

@@ -14,7 +14,7 @@ from proto.recording import Recorded, RecordingReader, Request, requests_of
 from proto.tap import Event, EventFlag, EventKind
 from proto.trace import DATA_BYTES, TracePoint, TraceRecord
 
-__all__ = ["Joiner", "requests_by_device", "telling_of"]
+__all__ = ["Joiner", "records_of", "requests_by_device", "telling_of"]
 
 FIRST = {"net": 12}  # where a request's telling bytes begin: behind the frame's header
 MAX_PENDING = 1 << 14
@@ -62,13 +62,13 @@ def telling_of(device: Mapping[str, Any], request: Request, wall: int = 0, machi
         "call": "",
         "words": "",
     }
-    asked, answered = _records(kind, request)
+    asked, answered = records_of(kind, request)
     telling |= tell(kind, asked, answered)
     return telling if done is not None else telling | {"status": "UNANSWERED"}
 
 
-def _records(kind: str, request: Request) -> tuple[TraceRecord, TraceRecord]:
-    """The request as the trace would have it."""
+def records_of(kind: str, request: Request) -> tuple[TraceRecord, TraceRecord]:
+    """The request as its trace records would have it."""
     pop, first = request.pop, FIRST.get(kind, 0)
     head = request.readable[first : first + DATA_BYTES].ljust(DATA_BYTES, b"\0")
     sizes = min(pop.b, 0xFFFFFFFF) | min(sum(request.room), 0xFFFFFFFF) << 32

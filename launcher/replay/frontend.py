@@ -140,6 +140,7 @@ class FrontEnd:
         self.kicks = 0  # KICK messages sent
         self.posted: list[Message] = []  # everything else the device sent by itself
         self.logs: list[str] = []
+        self.failure = ""  # what the device said when it failed
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: Channel | None = None
         self.socket: zmq.Socket[bytes] | None = None
@@ -377,13 +378,26 @@ class FrontEnd:
                 return message
         raise DeadlineMissed("no HELLO")
 
+    def hear(self) -> None:
+        """Take what the device has said to its keeper, without waiting: its log, and why it failed."""
+        try:
+            while self.channel is not None:
+                packet = self.channel.recv(0)
+                packet.close()
+                if packet.kind == "LOG":
+                    self.logs.append(packet.body["text"])
+                elif packet.kind == "FAILED":
+                    self.failure = packet.body["error"]
+        except (ChannelClosed, DeadlineMissed):
+            return
+
     def _packet(self, packet: Packet) -> None:
         packet.close()
         if packet.kind == "LOG":
             self.logs.append(packet.body["text"])
         elif packet.kind == "FAILED":
             assert self.process is not None
-            self.process.wait(DEADLINE)
+            self.process.wait(self.deadline)
             self._disconnect()
             raise RuntimeError(f"{packet.body['error']}\n{packet.body['hint']}".strip())
 
