@@ -139,30 +139,6 @@ def pid_of_share(bulkhead):
     return next(row["pid"] for row in rows if row["id"] == "fs0")
 
 
-@pytest.mark.parametrize("proto", PROTOCOLS)
-def test_the_host_s_changes_are_seen_and_the_mount_outlives_its_process(bulkhead, tmp_path, proto):
-    share = tmp_path / "share"
-    share.mkdir()
-    (share / "f").write_text("old\n")
-    script = """
-        cd /mnt/work; mkdir d; exec 5<>d/open; echo before >&5; cat f; echo ready; read line
-        cat f; ls -1; echo ready; read line
-        cat f new; echo after >&5; cat d/open; mv d e; cat e/open; mkdir -p x/y; rm -r x; echo done
-    """
-    with Guest(share, proto, script) as guest:
-        assert guest.until("ready") == ["old"]
-        (share / "f").write_text("new contents\n")
-        (share / "new").write_text("another\n")
-        guest.go_on()
-        assert guest.until("ready") == ["new contents", "d", "f", "new"]
-        os.kill(pid_of_share(bulkhead), signal.SIGKILL)
-        guest.go_on()
-        said = guest.until("done")
-    assert said == ["new contents", "another", "before", "after", "before", "after"]
-    assert (share / "e" / "open").read_text() == "before\nafter\n"
-    assert not (share / "x").exists()
-
-
 def free_for_the_host(path):
     """Could a program of the host lock it?"""
     with open(path, "r+b") as file:
@@ -173,28 +149,44 @@ def free_for_the_host(path):
     return True
 
 
-@pytest.mark.parametrize("proto", PROTOCOLS)
-def test_nameless_files_and_locks_outlive_their_process(bulkhead, tmp_path, proto):
-    share = tmp_path / "share"
-    share.mkdir()
+def locker(path):
+    """A program for the guest that locks a file."""
     compiler = shutil.which("riscv64-unknown-elf-gcc")
     if compiler is None and not os.environ.get("CI"):
         pytest.skip("needs riscv64-unknown-elf-gcc")
     source = Path(__file__).with_name("locker.c")
     how = ["-O1", "-static", "-nostdlib", "-march=rv64gc", "-mabi=lp64d"]
-    subprocess.run([compiler, *how, "-o", str(share / "locker"), str(source)], check=True)
+    subprocess.run([compiler, *how, "-o", str(path), str(source)], check=True)
+
+
+@pytest.mark.parametrize("proto", PROTOCOLS)
+def test_a_mount_with_all_that_is_open_and_locked_outlives_its_process(bulkhead, tmp_path, proto):
+    """The host's changes are seen; an open file, one without a name and a lock are there after kill -9."""
+    share = tmp_path / "share"
+    share.mkdir()
+    locker(share / "locker")
+    (share / "f").write_text("old\n")
     script = """
-        cd /mnt/work; echo content >gone; exec 5<>gone; rm gone; touch file
-        ./locker file; cat <&5; echo done
+        cd /mnt/work; mkdir d; exec 5<>d/open; echo before >&5; cat f; echo ready; read line
+        cat f; ls -1; echo listed; echo content >gone; exec 6<>gone; rm gone; touch file; ./locker file
+        cat f new; echo after >&5; cat d/open; mv d e; cat e/open; mkdir -p x/y; rm -r x; cat <&6; echo done
     """
     with Guest(share, proto, script) as guest:
+        assert guest.until("ready") == ["old"]
+        (share / "f").write_text("new contents\n")
+        (share / "new").write_text("another\n")
+        guest.go_on()
+        assert guest.until("listed") == ["new contents", "d", "f", "locker", "new"]
         assert guest.until("locked") == []
         assert not (share / "gone").exists() and not free_for_the_host(share / "file")
         os.kill(pid_of_share(bulkhead), signal.SIGKILL)
         assert not free_for_the_host(share / "file")
         guest.go_on()
-        assert guest.until("done") == ["content"]
+        said = guest.until("done")
         assert free_for_the_host(share / "file")
+    assert said == ["new contents", "another", "before", "after", "before", "after", "content"]
+    assert (share / "e" / "open").read_text() == "before\nafter\n"
+    assert not (share / "x").exists()
 
 
 @pytest.mark.parametrize("proto", PROTOCOLS)
