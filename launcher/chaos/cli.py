@@ -260,13 +260,16 @@ class Campaign:
 
 
 def _keep_logs(machine: Running) -> Path:
-    """The logs of all processes, and what the guest said last."""
+    """The logs of all processes, what `ps` says, all events, and what the guest said last."""
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "bulkhead" / "chaos"
     place = base / machine.name
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in (run_base() / machine.name).glob("*.log"):
+    for path in (run_base() / machine.name / "logs").glob("*.log"):
         with contextlib.suppress(OSError):
             shutil.copyfile(path, place / path.name)
+    with contextlib.suppress(BulkheadError):
+        (place / "ps.json").write_text(json.dumps(machine.ask("PS"), indent=2, default=str))
+    (place / "events.json").write_text(json.dumps(machine.told(), indent=2, default=str))
     (place / "console").write_bytes(machine.said)
     return place
 

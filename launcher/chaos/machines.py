@@ -125,6 +125,11 @@ class Running:
                 if self._ended or not self._changed.wait(max(0.0, end - time.monotonic())):
                     return None
 
+    def told(self) -> list[dict[str, Any]]:
+        """All events so far."""
+        with self._changed:
+            return list(self._news)
+
     def _watch(self) -> None:
         with contextlib.suppress(BulkheadError, OSError), connect(self.name) as channel:
             for event in events(channel):
