@@ -32,6 +32,7 @@ REACHED = 1.0  # seconds until a step that is not reached is given up
 MIRRORED = 120.0
 PROGRESS = 5.0
 LOOK = 0.01
+GONE = "its process was gone already"
 
 
 @dataclass
@@ -115,16 +116,24 @@ class Hand:
     def _signal(self, fault: Fault, number: int) -> Done:
         row = self._running(fault.id)
         mark = self._machine.mark()
-        self._send(fault.id, row, number)
+        if not self._send(fault.id, row, number):
+            return Done(fault, note=GONE)
         back = self._await_back(fault, mark, row["epoch"])
         return Done(fault, kills=1, away=back["ms"] / 1000)
 
-    def _send(self, id: str, row: dict[str, Any], number: int) -> None:
-        """To the process that the row tells of, and to no other."""
-        pidfd = os.pidfd_open(row["pid"])
+    def _send(self, id: str, row: dict[str, Any], number: int) -> bool:
+        """To the process that the row tells of, and to no other. False when it is gone."""
         try:
-            if self._machine.row(id)["pid"] == row["pid"]:
-                signal.pidfd_send_signal(pidfd, number)
+            pidfd = os.pidfd_open(row["pid"])
+        except ProcessLookupError:
+            return False
+        try:
+            if self._machine.row(id)["pid"] != row["pid"]:
+                return False
+            signal.pidfd_send_signal(pidfd, number)
+            return True
+        except ProcessLookupError:
+            return False
         finally:
             os.close(pidfd)
 
@@ -147,7 +156,8 @@ class Hand:
             back = self._await_back(fault, mark, epoch)
             return Done(fault, kills=1, away=back["ms"] / 1000, note=f"died at step {name}")
         self._arm(fault.id, epoch + 1, step.number)
-        self._send(fault.id, row, signal.SIGKILL)
+        if not self._send(fault.id, row, signal.SIGKILL):
+            return Done(fault, note=GONE)
         if not self._died(mark, fault.id, epoch + 1, REACHED + self._until_back(mark, fault, epoch)):
             return self._unreached(fault, mark, epoch, name, kills=1)
         back = self._await_back(fault, mark, epoch + 1)
@@ -251,8 +261,7 @@ class Hand:
             if not kills and time.monotonic() > kill_at:
                 row = self._machine.row(fault.id)
                 if row["state"] == "running" and row["pid"]:
-                    self._send(fault.id, row, signal.SIGKILL)
-                    kills = 1
+                    kills = int(self._send(fault.id, row, signal.SIGKILL))
             time.sleep(LOOK)
         if status["state"] != "done":
             raise Lost(f"a mirror of {fault.id} to {target}: {status['state']}: {status['error']}", hint=status["hint"])
