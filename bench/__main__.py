@@ -24,6 +24,7 @@ BENCHMARKS = {
     "fs_ring": "requests of a shared folder at the ring",
     "trips": "notifications and MMIO round trips",
     "disk": "block requests from inside a guest",
+    "share": "a shared folder from inside a guest",
     "net": "the network from inside a guest",
     "idle": "what idle machines cost",
     "start": "starting processes",
