@@ -306,6 +306,10 @@ class NetDevice(VirtioDevice):
         net.pairs = 1
         net.control = 2
 
+    def readable(self, on: bool) -> bool:
+        """Frames are the machine code's business; only orders can be stopped."""
+        return False
+
     def native_loop(self, engine: Any, queues: Any) -> Callable[[], int]:
         net, words = self._net, self._words
         net.chain = queues.chain.address

@@ -20,7 +20,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "gue
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
 VERBS = (
     "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|chaos|images|doctor|completion|version"
-    "|qmp|monitor"
+    "|qmp|monitor|attach|break|held|step|go|drop|fail|change|queue|debug"
 )
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
 
@@ -34,6 +34,9 @@ ELSEWHERE = {
     r"riscv-tests": "tests of others, fetched by hand: docs/testing.md says so",
     r"^qmp-shell": "tests/qmp/test_qmp_machine.py",
     r"^bulkhead (trace|keys)\b": "tests/launcher/test_trace.py, test_trace_tap.py: they follow a machine that runs",
+    r"^bulkhead (step|go|drop|fail|change|debug|attach)\b": "tests/launcher/test_breaks.py, test_attach.py",
+    r"^bulkhead break --file|^bulkhead break .*--rule": "tests/launcher/test_breaks.py: with a file, a rule of its own",
+    r"--faults": "tests/launcher/test_breaks.py",
     r"^bulkhead images --clean": "tests/images, with a cache of its own",
     r"^make -C guest|^make -C bench/guest": "tests/guest/test_rebuild.py",
 }
@@ -97,7 +100,9 @@ def own_device():
 
 def needs_machine(command):
     """Does the verb concern a machine that runs already?"""
-    return re.match(r"bulkhead (ps|logs|stop|pause|cont|crashes|restart|swap|mirror|qmp|monitor)\b", command)
+    return re.match(
+        r"bulkhead (ps|break|held|queue|logs|stop|pause|cont|crashes|restart|swap|mirror|qmp|monitor)\b", command
+    )
 
 
 # Servers that a command needs, by their sockets: as the page shows them, on what they are shown to serve.
