@@ -48,6 +48,7 @@ SYSTEM = (  # read by Python, the C library and OpenSSL themselves
 RESOLVER = ("/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/usr/share/libc-bin")
 CHAIN_MAX = 100  # images of one backing chain
 LUKS_MEMORY = 4 << 30  # bytes: Argon2 takes as many as the disk's header says, cryptsetup at most so many
+SERVED = {"directory": "served directory", "share": "served share"}  # profiles behind a relay; "served" for the others
 SHARES = frozenset({"9p", "virtiofs", "v86fs"})
 MEMORY = "memory:"  # what is shared instead of a directory; "": v86fs without a backend has such a tree too
 NOTHING = frozenset({"net", "rng", "mailbox"})
@@ -112,7 +113,7 @@ def needs_of_served(device: str, backend: str, properties: Mapping[str, Any] | N
         needs.rules += [(path, "read") for path in (*RESOLVER, *_certificates())]
         needs.targets = []
     else:
-        needs.profile = {"device": "served"}.get(needs.profile, f"served {needs.profile}")
+        needs.profile = SERVED.get(needs.profile, "served")
     return needs
 
 
