@@ -203,7 +203,7 @@ VERBS = (
     ),
     Verb(
         "record",
-        "write all that driver and devices say to each other, with payload, into a file",
+        "write what driver and devices say, with payload, to a file",
         "bulkhead record ID… -o FILE [--for S] [--until TEXT | --around TEXT [--seconds N]] [--block] [--json]",
         "record.cli:run",
         "record.cli:add_arguments",
@@ -291,7 +291,7 @@ VERBS = (
     ),
     Verb(
         "replay",
-        "feed a recording to a device without a guest, and compare what it answers",
+        "feed a recording to a device without a guest; compare answers",
         "bulkhead replay FILE [SPEC] [--device ID] [--request N] [--speed real|max] [--pdb] [--json]",
         "replay.cli:run",
         "replay.cli:add_arguments",
@@ -307,7 +307,7 @@ VERBS = (
     ),
     Verb(
         "export",
-        "turn a recording into what Perfetto, Wireshark or your program reads",
+        "turn a recording into a file for Perfetto, Wireshark, programs",
         "bulkhead export FILE --to perfetto|pcapng|json [-o OUT] [--no-payload]",
         "record.export:run",
         "record.export:add_arguments",
@@ -362,7 +362,7 @@ VERBS = (
     ),
     Verb(
         "chaos",
-        "kill and swap devices at random under a working guest, and verify that nothing is lost",
+        "faults at random under a working guest: nothing may get lost",
         "bulkhead chaos [--seed N] [--minutes M | --kills N --swaps N] [--only WORDS] [--guest NAME] [--report FILE]",
         "chaos.cli:run",
         "chaos.cli:add_arguments",
