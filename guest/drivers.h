@@ -39,6 +39,23 @@ int disk_do(int disk, enum disk_operation operation, uint64_t sector, void *data
 bool entropy_init(void);  // false: no such device
 uint32_t entropy_read(void *data, uint32_t size);  // bytes got; 0: none before the deadline
 
+#define NET_PAIRS_MAX 7
+#define NET_FRAME_MAX 1514  // bytes, without a checksum
+
+struct net_state {
+  uint8_t mac[6];
+  uint16_t mtu;
+  bool up;
+  uint16_t pairs, used;                                         // that the card has, and that are in use
+  uint64_t sent[NET_PAIRS_MAX], received[NET_PAIRS_MAX];        // frames
+};
+
+bool net_init(void);                       // false: no such device
+const struct net_state *net_state(void);   // NULL: no such device
+bool net_use_pairs(uint16_t pairs);        // by the control queue; false: the card has not so many, or said no
+bool net_send(uint16_t pair, const void *frame, uint32_t size);  // false: not taken before the deadline
+extern void (*net_heard)(uint16_t pair, const uint8_t *frame, uint32_t size);  // called in an interrupt
+
 #define MAILBOX_MAX 16
 
 struct mailbox_result {

@@ -118,7 +118,7 @@ struct command {
 };
 
 extern const struct command *const command_groups[];  // ends with NULL
-extern const struct command system_commands[], cpu_commands[], disk_commands[], fs_commands[];  // each ends with a command without name
+extern const struct command system_commands[], cpu_commands[], disk_commands[], fs_commands[], net_commands[];  // each ends with a command without name
 _Noreturn void shell(void);
 int run_line(char *line);              // commands with ";" between them; the status of the last one
 void run_script(const char *script);  // the same with "," for spaces, ends at a space: cmd= of the bootargs

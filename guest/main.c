@@ -31,6 +31,7 @@ void main(uint64_t hart, const void *tree) {
   bool entropy = entropy_init();
   const struct device *memory = device_find("memory", 0);
   v86fs_init();
+  net_init();
   print("\nbulkhead guest · %lu MiB · %d disk%s%s · help says what there is\n",
         memory ? memory->size >> 20 : 0, disk_count, disk_count == 1 ? "" : "s", entropy ? " · rng" : "");
   const char *script = boot_option("cmd");

@@ -4,7 +4,7 @@
 #define LINE_MAX 256
 #define WORDS_MAX 16
 
-const struct command *const command_groups[] = {system_commands, cpu_commands, disk_commands, fs_commands, NULL};
+const struct command *const command_groups[] = {system_commands, cpu_commands, disk_commands, fs_commands, net_commands, NULL};
 int last_status;
 
 static const struct command *find(const char *name) {

@@ -6,7 +6,7 @@
 #define VIRTIO_F_EVENT_IDX (1UL << 29)
 #define VIRTIO_F_VERSION_1 (1UL << 32)
 
-enum { VIRTIO_ID_BLOCK = 2, VIRTIO_ID_ENTROPY = 4, VIRTIO_ID_V86FS = 63 };
+enum { VIRTIO_ID_NET = 1, VIRTIO_ID_BLOCK = 2, VIRTIO_ID_ENTROPY = 4, VIRTIO_ID_V86FS = 63 };
 
 #define QUEUE_MAX 256
 #define CHAIN_MAX 4  // descriptors in one request of ours
