@@ -51,9 +51,16 @@ def options_of(verb: Verb) -> list[Word]:
     for action in make_parser(verb)._actions:
         if action.option_strings:
             name = action.option_strings[-1]
-            known = "" if action.nargs == 0 else "machine" if name == "--machine" else takes.get(name, "value")
+            known = "" if action.nargs == 0 else "machine" if name == "--machine" else takes.get(name) or _value(action)
             words.append(Word(tuple(action.option_strings), (action.help or "").split(";")[0].split(":")[0], known))
     return words
+
+
+def _value(action: argparse.Action) -> str:
+    """What an option of a verb's own takes."""
+    if action.choices:
+        return "|".join(str(choice) for choice in action.choices)
+    return "file" if action.metavar in ("FILE", "OUT") else "value"
 
 
 def _positional(verb: Verb) -> str:
@@ -63,8 +70,10 @@ def _positional(verb: Verb) -> str:
         "restart": "processes",
         "swap": "processes",
         "trace": "processes",
+        "record": "processes",
         "keys": "create",
-        **dict.fromkeys(("break", "held", "step", "go", "drop", "fail", "change", "queue", "debug", "attach"), "processes"),
+        **dict.fromkeys(("break", "held", "step", "go", "drop", "fail", "change", "queue"), "processes"),
+        **dict.fromkeys(("debug", "attach"), "processes"),
         "mirror": "processes",
         "completion": "bash zsh fish",
     }.get(verb.name, "")

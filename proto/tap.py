@@ -14,7 +14,7 @@ An event is a header of EVENT_BYTES and its payload, filled up to a multiple of 
             with the chain (ChainError); flags: AGAIN. Payload: 4 bytes a segment, its length, and the readable bytes.
     DONE    its answer, under the same id. a: the used length; status: in the device's own terms. Payload: as many of
             the writable bytes.
-    MESSAGE of the session, encoded (`proto.messages`). a: its length; id: its number; flags: OUT when the device sent it
+    MESSAGE of the session, encoded (`proto.messages`). a: its length; id: its number; flags: OUT: the device sent it
     SETUP   what the device is and has negotiated, by a process that begins or goes on (msgpack, docs/recording.md).
             a: its length
     LOST    a: events, b: bytes of payload, that found no room

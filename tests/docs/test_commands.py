@@ -20,7 +20,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "gue
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
 VERBS = (
     "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|chaos|images|doctor|completion|version"
-    "|qmp|monitor|attach|break|held|step|go|drop|fail|change|queue|debug"
+    "|qmp|monitor|attach|break|held|step|go|drop|fail|change|queue|debug|record|replay|export"
 )
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
 
@@ -33,6 +33,8 @@ ELSEWHERE = {
     r"^python -m bench": "tests/bench",
     r"riscv-tests": "tests of others, fetched by hand: docs/testing.md says so",
     r"^qmp-shell": "tests/qmp/test_qmp_machine.py",
+    r"^bulkhead record\b": "tests/launcher/test_record.py: it follows a machine that runs",
+    r"^bulkhead (replay|export)\b": "tests/record, with recordings of their own",
     r"^bulkhead (trace|keys)\b": "tests/launcher/test_trace.py, test_trace_tap.py: they follow a machine that runs",
     r"^bulkhead (step|go|drop|fail|change|debug|attach)\b": "tests/launcher/test_breaks.py, test_attach.py",
     r"^bulkhead break --file|^bulkhead break .*--rule": "tests/launcher/test_breaks.py: with a file, a rule of its own",

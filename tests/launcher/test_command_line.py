@@ -373,7 +373,7 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=20)
         return answer.stdout.split()
 
-    assert complete("bulkhead", "re") == ["restart"]
+    assert complete("bulkhead", "res") == ["restart"]
     assert complete("bulkhead", "run", "--mem") == ["--memory"]
     assert complete("bulkhead", "run", "--guest", "") == ["debian", "bundled"]
     assert complete("bulkhead", "run", "--", "--mem") == []
