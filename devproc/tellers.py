@@ -20,7 +20,7 @@ from devproc.fs.fuse.messages import Opcode
 from devproc.fs.ninep.messages import Type
 from devproc.fs.v86fs.messages import Type as V86Type
 from proto.trace import DATA_BYTES, TracePoint, TraceRecord
-from proto.virtio import BLK_SECTOR_SIZE, BlkStatus, BlkType
+from proto.virtio import BLK_SECTOR_SIZE, BlkStatus, BlkType, ConsoleEvent
 
 __all__ = ["HEADERS", "TELLERS", "amount", "strip", "tell", "tell_fields"]
 
@@ -143,6 +143,19 @@ def _v86fs(asked: Fields, answered: Fields) -> Fields:
     }
 
 
+def _console(asked: Fields, answered: Fields) -> Fields:
+    """5.3.2: queues 2 and 3 are for control, the others the ports', in pairs."""
+    number, sending = asked["queue"] // 2, bool(asked["queue"] % 2)
+    size = asked["readable"] if sending else answered["written"]
+    fields: Fields = {"status": _errno(answered["status"]), "bytes": size}
+    if number == 1:
+        port, event = struct.unpack_from("<IH", (asked if sending else answered)["first"])
+        name = ConsoleEvent(event).name if event in list(ConsoleEvent) else f"EVENT_{event}"
+        return fields | {"op": name, "port": port, "words": f"port {port}"}
+    port = max(0, number - 1)
+    return fields | {"op": "SEND" if sending else "RECEIVE", "port": port, "words": f"port {port}  {amount(size)}"}
+
+
 def _rng(asked: Fields, answered: Fields) -> Fields:
     return {
         "op": "ENTROPY",
@@ -167,4 +180,12 @@ def _errno(number: int) -> str:
     return errno.errorcode.get(number) or (os.strerror(number) if 0 < number < 4096 else str(number))
 
 
-TELLERS: dict[str, Teller] = {"blk": _blk, "net": _net, "9p": _ninep, "virtiofs": _fuse, "v86fs": _v86fs, "rng": _rng}
+TELLERS: dict[str, Teller] = {
+    "blk": _blk,
+    "net": _net,
+    "9p": _ninep,
+    "virtiofs": _fuse,
+    "v86fs": _v86fs,
+    "rng": _rng,
+    "console": _console,
+}
