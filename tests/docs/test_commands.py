@@ -37,7 +37,7 @@ ELSEWHERE = {
     r"^bulkhead (replay|export)\b": "tests/record, with recordings of their own",
     r"^bulkhead (trace|keys)\b": "tests/launcher/test_trace.py, test_trace_tap.py: they follow a machine that runs",
     r"^bulkhead (step|go|drop|fail|change|debug|attach)\b": "tests/launcher/test_breaks.py, test_attach.py",
-    r"^bulkhead break --file|^bulkhead break .*--rule": "tests/launcher/test_breaks.py: with a file, a rule of its own",
+    r"^bulkhead break (--file|net0)|^bulkhead break .*--rule": "test_breaks.py, tests/net/test_net_breaks.py",
     r"--faults": "tests/launcher/test_breaks.py",
     r"^bulkhead images --clean": "tests/images, with a cache of its own",
     r"^make -C guest|^make -C bench/guest": "tests/guest/test_rebuild.py",
