@@ -8,11 +8,13 @@ where a successor of this process finds it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import select
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +23,7 @@ from devproc.kept import Kept
 from devproc.net.backend import BACKENDS, Word, parse_uri
 from devproc.net.capture import open_capture
 from devproc.net.fast import FLOWS, MACS, MESSAGE_MAX, NOTHING, Interest, Net, RxMode
-from devproc.net.offload import CSUM, TSO4, TSO6
+from devproc.net.offload import CSUM, HEADER, TSO4, TSO6
 from devproc.properties import Property
 from devproc.request import Request
 from native import Array, Record, plain, u8, u16, u32
@@ -36,6 +38,7 @@ QUEUE_SIZE = 256
 CONTROL_SIZE = 64
 MAX_PAIRS = 7  # what fits the queues of one device beside the control queue
 SERVICE_NS = 1_000_000
+FULL = 0.1  # seconds for which a frame that is sent under a rule waits for room
 _BUFFER = -(-MESSAGE_MAX // 64) * 64
 TUNSETOFFLOAD = 0x400454D0
 TUN_OFFLOADS = {  # what the driver takes: TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN
@@ -187,6 +190,9 @@ class NetDevice(VirtioDevice):
 
     def handle(self, request: Request) -> None:
         """5.1.6.5: class, command, data; then `ack`."""
+        if request.queue % 2 and request.queue != self._net.control:
+            self._send(request)
+            return
         order = request.read()
         done = False
         if len(order) >= 2 and request.writable:
@@ -307,12 +313,25 @@ class NetDevice(VirtioDevice):
         net.control = 2
 
     def readable(self, on: bool) -> bool:
-        """Frames are the machine code's business; only orders can be stopped."""
+        """Frames that are sent come to `handle` one at a time; those that are received stay the machine code's."""
+        self._net.readable = int(on)
         return False
+
+    def _send(self, request: Request) -> None:
+        """One frame. Where the descriptor takes no more for a while, it is lost, as on any full cable."""
+        end = time.monotonic() + FULL
+        while True:
+            result = self._engine.net_send(self._net, self._chain, request.queue)
+            if result != -errno.EAGAIN or time.monotonic() > end:
+                break
+            select.select([], [self.frames], [], FULL)
+        request.failed = result <= 0
+        request.bytes_written = max(0, request.readable - HEADER) if result > 0 else 0
 
     def native_loop(self, engine: Any, queues: Any) -> Callable[[], int]:
         net, words = self._net, self._words
         net.chain = queues.chain.address
+        self._engine, self._chain = engine, queues.chain
         interest, word, lost = (Net.offset(name) // 4 for name in ("interest", "word", "lost"))
 
         def turn() -> int:

@@ -69,7 +69,7 @@ from proto.ring import (
 )
 from proto.virtio import NetHeaderFlag
 
-__all__ = ["FLOWS", "MACS", "MESSAGE_MAX", "NOTHING", "Interest", "Net", "RxMode", "net_loop"]
+__all__ = ["FLOWS", "MACS", "MESSAGE_MAX", "NOTHING", "Interest", "Net", "RxMode", "net_loop", "net_send"]
 
 BATCH = 64  # frames of one queue before the next is looked at
 MESSAGE_MAX = HEADER + FRAME_MAX
@@ -139,6 +139,7 @@ class Net(Record):
     sent: u32  # segments of the frame at the head of queue `sender` that have been sent
     sender: u32
     lost: u32  # capture file: not 0: it could not be written
+    readable: u32  # not 0: frames that are sent are taken by Python, one at a time (`devproc.breaks`)
     mac: u64  # in the byte order of a load
     unicast: u32
     multicast: u32
@@ -490,7 +491,33 @@ def _find_rings(net: Net, loop: Loop) -> None:
         ring = Ring(loop.rings[number])
         net.rings[ring.queue] = ring.address
         ring.first = HEADER if ring.queue != net.control else 0
-        ring.parked = 1 if ring.queue % 2 == 0 and ring.queue != net.control else 0
+        if ring.queue % 2 == 0 and ring.queue != net.control:
+            ring.parked = 1
+        elif net.readable == 0:
+            ring.parked = 0
+
+
+@fn
+def _frames_for_python(net: Net, loop: Loop) -> bool:
+    """Are there frames to be sent that Python is to look at? Sets `ready`."""
+    ready: u32 = 0
+    if net.readable != 0:
+        for pair in range(net.pairs):
+            if net.rings[2 * pair + 1] != 0:
+                ring = Ring(net.rings[2 * pair + 1])
+                if ring.parked == 0 and ring_has_work(ring):
+                    ready = ready | (u32(1) << ring.queue)
+    loop.ready = ready
+    return ready != 0
+
+
+@fn
+def net_send(net: Net, chain: Chain, queue: u32) -> i64:
+    """Send one frame for Python. Returns what the descriptor said, or -EINVAL for what is no frame."""
+    size: u64 = chain.readable_bytes
+    if chain.error != 0 or size < HEADER + ETHERNET or size > MESSAGE_MAX:
+        return -sys.EINVAL
+    return _send(net, chain, queue)
 
 
 @fn
@@ -503,12 +530,15 @@ def net_loop(loop: Loop, net: Net, service_ns: u64) -> u32:
     while True:
         worked: bool = False
         for pair in range(net.pairs):
-            if net.rings[2 * pair + 1] != 0 and _transmit(net, loop, Ring(net.rings[2 * pair + 1])):
+            sends: bool = net.readable == 0 and net.rings[2 * pair + 1] != 0
+            if sends and _transmit(net, loop, Ring(net.rings[2 * pair + 1])):
                 worked = True
         if (net.interest & Interest.READ) != 0 and _receive(net, loop):
             worked = True
         if loop.broken != 0:
             return Reason.BROKEN
+        if _frames_for_python(net, loop):
+            return Reason.WORK
         control: u64 = net.rings[net.control]
         if control != 0 and ring_has_work(Ring(control)):
             loop.ready = u32(1) << net.control
