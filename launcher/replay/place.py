@@ -95,7 +95,7 @@ def _share(kind: str, properties: dict[str, Any], recorded: Mapping[str, Any], s
     if not spec:
         raise ConfigError(
             f"a recorded {kind} share needs a directory",
-            hint=f"It was {recorded.get('backend', '')}; give a copy of it as it was, or memory.",
+            hint=f"It was {recorded.get('backend', '')}; give a copy of it as it was, or memory:",
         )
     head, _, rest = spec.partition(",")
     share = parse_share(_given(f"{head},tag={properties.get('tag', 'replay')}{',' + rest if rest else ''}"))

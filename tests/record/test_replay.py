@@ -218,3 +218,46 @@ def test_a_card_gets_and_sends_the_frames_of_then(tapped: Any, tmp_path: Path) -
     result = replay(path)
     assert result.same, result.text
     assert result.compared == 4
+
+
+def test_a_share_needs_its_directory_and_is_compared_by_status(tapped: Any, tmp_path: Path) -> None:
+    directory, empty = tmp_path / "share", tmp_path / "empty"
+    directory.mkdir()
+    empty.mkdir()
+    (directory / "file").write_text("hello")
+    tap = tapped()
+
+    def message(kind: int, tag: int, body: bytes) -> bytes:
+        return (7 + len(body)).to_bytes(4, "little") + bytes([kind]) + tag.to_bytes(2, "little") + body
+
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(2, "little") + value.encode()
+
+    def fid(number: int) -> bytes:
+        return number.to_bytes(4, "little")
+
+    asked = [
+        message(100, 0xFFFF, fid(8192) + text("9P2000.L")),
+        message(104, 1, fid(0) + fid(0xFFFFFFFF) + text("") + text("") + fid(0)),
+        message(110, 2, fid(0) + fid(1) + b"\1\0" + text("file")),
+    ]
+    with FrontEnd("9p", {"tag": "t"}, backend=str(directory), lent={"tap": tap.fd}) as front:
+        front.start()
+        front.negotiate()
+        layout = front.add_queue(0, 8)
+        front.driver_ok()
+        for data in asked:
+            front.ram.view[0x100000 : 0x100000 + len(data)] = data
+            for number, (place, size, flags) in enumerate([(0x80100000, len(data), 1), (0x80110000, 8192, 2)]):
+                entry = place.to_bytes(8, "little") + size.to_bytes(4, "little") + bytes([flags, 0, 1 - number, 0])
+                front.ram.view[layout.desc + 16 * number : layout.desc + 16 * number + 16] = entry
+            front.native.publish(layout.driver, 0)
+            front.notify(layout)
+            front.wait_used(layout)
+        row = {"id": "fs0", "device": "9p", "backend": str(directory), "properties": {"tag": "t"}}
+        path = tap.save(tmp_path / "share.rec", row)
+    with pytest.raises(ConfigError, match="needs a directory"):
+        replay(path)
+    assert replay(path, str(directory)).same
+    (difference,) = replay(path, str(empty)).differences
+    assert difference.request["op"] == "WALK" and "its status is ENOENT, and was OK" in difference.why
