@@ -154,7 +154,15 @@ def test_as_people_read_it() -> None:
     }
     bad = {**request, "wrong": "the chain loops: 41 → 42 → 41 (LOOP)", "descriptors": []}
     counters = {"completed": 7, "errors": 1, "malformed": 1, "more": 0}
-    queue = {"index": 0, "size": 8, "event_idx": False, "avail_idx": 5, "used_idx": 4, "in_flight": 1, "waiting": 0}
+    queue: dict[str, Any] = {
+        "index": 0,
+        "size": 8,
+        "event_idx": False,
+        "avail_idx": 5,
+        "used_idx": 4,
+        "in_flight": 1,
+        "waiting": 0,
+    }
     queue |= {**counters, "requests": [bad], "wrong": ["head 41: the chain loops"]}
     told = lines({"id": "blk0", "pid": None, "epoch": 3, "state": "restarting", "reason": "hung", "queues": [queue]})
     assert told[0] == ("blk0 (no process, epoch 3) restarting: hung", True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from card import Card, frame, header
 
+from proto.channel import Channel
 from proto.errors import DeadlineMissed
 from proto.faults import TALLY_SIZE, Rule
 
@@ -22,17 +23,23 @@ def card() -> Iterator[Card]:
     made.close()
 
 
+def keeper(card: Card) -> Channel:
+    """The keeper's end of the device's channel."""
+    assert card.front.channel is not None
+    return card.front.channel
+
+
 def rules(card: Card, tally: int, *given: dict[str, Any]) -> None:
     """These from now on."""
     made = [Rule.parse({"device": "dev0", "slot": slot, **rule}).as_dict() for slot, rule in enumerate(given)]
-    card.front.channel.send("RULES", {"rules": made}, {"rules": tally})
+    keeper(card).send("RULES", {"rules": made}, {"rules": tally})
     until(card, lambda body: body["rules"] == len(made))
 
 
 def until(card: Card, condition: Any) -> dict[str, Any]:
     end = time.monotonic() + 10
     while True:
-        packet = card.front.channel.recv(max(0.0, end - time.monotonic()))
+        packet = keeper(card).recv(max(0.0, end - time.monotonic()))
         packet.close()
         if packet.kind == "HELD" and condition(packet.body):
             return packet.body
@@ -62,7 +69,7 @@ def test_frames_are_lost_held_and_sent(card: Card) -> None:
     with pytest.raises(DeadlineMissed):
         card.front.wait_used(card.queues[1], 0.2)
     key = [held["queue"], held["number"]]
-    card.front.channel.send("HELD", {"then": "go", "keys": [key], "data": b"", "offset": 0})
+    keeper(card).send("HELD", {"then": "go", "keys": [key], "data": b"", "offset": 0})
     card.wire.settimeout(10)
     assert [card.wire.recv(2000)[26] for _ in range(2)] == [8, 9]
     rules(card, tally)
