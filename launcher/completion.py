@@ -60,7 +60,7 @@ def _value(action: argparse.Action) -> str:
     """What an option of a verb's own takes."""
     if action.choices:
         return "|".join(str(choice) for choice in action.choices)
-    return "file" if action.metavar in ("FILE", "OUT") else "value"
+    return "file" if action.metavar in ("FILE", "OUT", "DIR") else "value"
 
 
 def _positional(verb: Verb) -> str:

@@ -48,6 +48,7 @@ class Process:
         self._context: zmq.Context[Any] = zmq.Context()
         self._guard: ThreadAuthenticator | None = None
         self._known: set[bytes] = set()
+        self._host: Host | None = None
         body = start.body
         needs = needs_of_served(
             body["device"], body.get("backend") or "", body.get("properties"), "outlet" in start.fds
@@ -68,15 +69,15 @@ class Process:
         device.descriptors = start.fds
         kept = Kept(kept_memory(device, "host", KEPT_SIZE))
         device.start()
-        self._host = Host(device, socket, kept)
+        self._host = host = Host(device, socket, kept)
         self.endpoint = str(socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
         self._poll.register(channel, select.POLLIN)
-        self._host.watch(self._watch)
+        host.watch(self._watch)
 
     def run(self) -> None:
         """Until STOP, or until whoever started this is gone."""
         while True:
-            busy = self._host.ready()
+            busy = self._host is not None and self._host.ready()
             for fd, _ in self._poll.poll(0 if busy else TICK):
                 if fd == self._channel.fileno():
                     if self._told_to_stop():
@@ -132,6 +133,8 @@ class Process:
 
     def _log(self, text: str, level: int = 20) -> None:
         if level >= self._level:
+            if self._host is not None:
+                self._host.log(text, level)
             with contextlib.suppress(ChannelClosed):
                 self._channel.send("LOG", {"level": level, "text": text})
 

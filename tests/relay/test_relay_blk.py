@@ -37,6 +37,7 @@ def test_the_device_has_no_guest_memory_mapped(disk: Callable[..., Any]) -> None
     assert "memfd:ram" in Path(f"/proc/{served.front.process.pid}/maps").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["relay", "device", "both"])
 def test_kill_9_loses_nothing(disk: Callable[..., Any], tmp_path: Path, who: str) -> None:
     gate = tmp_path / "gate"
@@ -66,6 +67,7 @@ def test_kill_9_loses_nothing(disk: Callable[..., Any], tmp_path: Path, who: str
         assert served.request(BlkType.IN, slot * 8, room=size) == (BlkStatus.OK, blocks[slot])
 
 
+@pytest.mark.slow
 def test_a_killed_relay_comes_back_while_its_device_is_away(disk: Callable[..., Any]) -> None:
     served, behind = disk(b"\x5a" * (1 << 20))
     front = served.front

@@ -35,7 +35,6 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.device = device = RelayDevice("blk0", {"endpoint": f"ipc://{folder}/nobody"})
         device.away = device.log = lambda *_: None  # type: ignore[method-assign]
-        device._introduce = lambda body, real=device._introduce: real(body)  # type: ignore[method-assign]
         device._about = dict(ABOUT)
         device._pump = lambda *_: True  # type: ignore[method-assign]
         device.start()
@@ -101,7 +100,7 @@ NONSENSE = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=st.lists(NONSENSE, max_size=30), flips=st.lists(st.integers(0, 200), max_size=4))
 def test_a_rogue_cannot_hurt_the_relay(tmp_path: Path, said: list[Any], flips: list[int]) -> None:
     bench = Bench(tmp_path)
