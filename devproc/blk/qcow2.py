@@ -158,22 +158,22 @@ class Qcow2:
             self._drop(start, end - start, ZERO if self.header.version == 3 else 0)
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if self.refcounts is not None:
-            self.flush()
-            self.refcounts.close()
-        self.store.close()
-        if self.below is not None:
-            self.below.close()
+        self._end(self.flush)
 
     def let_go(self) -> None:
         """As after a kill, but with no cluster left reserved."""
-        if not self._closed:
-            self._closed = True
+        self._end(lambda: None)
+
+    def _end(self, settle: Callable[[], None]) -> None:
+        """Close the files, once, whatever becomes of the last writes."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
             if self.refcounts is not None:
+                settle()
                 self.refcounts.close()
+        finally:
             self.store.close()
             if self.below is not None:
                 self.below.close()

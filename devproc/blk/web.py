@@ -92,11 +92,18 @@ class Web:
         for _ in range(REDIRECTS):
             found = self._try(self.url, {"Range": "bytes=0-0"}, 1, _probed)
             if isinstance(found, str):
-                self.url = urllib.parse.urljoin(self.url, found)
+                self.url = self._joined(found)
                 self._drop()
             yield found
             if isinstance(found, Identity):
                 return
+
+    def _joined(self, location: str) -> str:
+        """Where a redirection leads. Raises BackendError when that is no URL."""
+        try:
+            return urllib.parse.urljoin(self.url, location)
+        except ValueError as error:
+            raise BackendError(f"{self.url}: the server redirects to {location!r:.200}: {error}") from error
 
     def range(self, identity: Identity, start: int, size: int) -> bytes:
         """So many bytes of the file. Raises BackendError, Changed."""

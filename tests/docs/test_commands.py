@@ -30,6 +30,7 @@ ELSEWHERE = {
     r"^bulkhead demo\b": "tests/guest/test_demo.py",
     r"^bulkhead chaos --minutes": "tests/chaos",
     r"^python -m pytest": "the test runner itself",
+    r"^python -m tests\.fuzz": "tests/fuzz/test_fuzz_targets.py",
     r"^python -m bench": "tests/bench",
     r"riscv-tests": "tests of others, fetched by hand: docs/testing.md says so",
     r"^qmp-shell": "tests/qmp/test_qmp_machine.py",
