@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ring_disk import Disk
 
+from bench.frontend import FrontEnd
 from proto.errors import DeadlineMissed
 from proto.virtio import BlkStatus, BlkType
 
@@ -109,3 +111,21 @@ def test_configuration_is_written_and_read_back(disk: Callable[..., Any]) -> Non
     behind.start()
     assert served.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK
     assert served.front.request("CONFIG_GET")["config"][writeback] == 0
+
+
+@pytest.mark.slow
+def test_another_machine_gets_the_device_when_the_first_is_gone(disk: Callable[..., Any]) -> None:
+    served, behind = disk(b"\x77" * (1 << 20))
+    with FrontEnd("relay", {"endpoint": behind.endpoint}) as second:
+        second.start()  # what the device is, it is told
+        second.negotiate()
+        other = Disk(second, second.add_queue(0, 256))
+        second.driver_ok()
+        other.submit(0, BlkType.IN, 0, room=512)
+        second.notify(other.layout)
+        with pytest.raises(DeadlineMissed):
+            second.wait_used(other.layout, 2)
+        assert served.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK
+        served.front.kill()
+        assert second.wait_used(other.layout, 30)[0] == 0
+        assert other.result(0, 512) == (BlkStatus.OK, b"\x77" * 512)
