@@ -88,8 +88,8 @@ class Recovery:
 
     def serves(self, member: Member) -> None:
         """A member's process has said, or the core of it, that it serves: perhaps once more."""
-        if member.state in ("running", "quarantined"):
-            return
+        if member.state in ("running", "quarantined") or member.child is None:
+            return  # known; or dead since, while the core's word was under way
         member.state, member.reason = self._supervisor.quarantine.state_of(member)
         died = self._died.pop(member.id, None)
         pid = member.child.pid if member.child is not None else None
