@@ -1,4 +1,4 @@
-"""Filters of records: `latency > 1ms and op == WRITE and sector < 2048`, parsed once, evaluated on one record after the other.
+"""Filters of records: `latency > 1ms and op == WRITE and sector < 2048`, parsed once, evaluated on one after the other.
 
     filter      = any
     any         = all { "or" all }
