@@ -81,8 +81,8 @@ VERBS = (
         "bulkhead demo [--guest debian|bundled]",
         "demo:run",
         "demo:add_arguments",
-        "Boots twice, writes and verifies 64 MiB; meanwhile the disk's process is killed five times and its image changes\n"
-        "its format. Leaves nothing behind.",
+        "Boots twice, writes and verifies 64 MiB; meanwhile the disk's process is killed five times and its image\n"
+        "changes its format. Leaves nothing behind.",
     ),
     Verb(
         "ps",
@@ -416,8 +416,8 @@ VERBS = (
         "bulkhead serve URI | --share DIR,tag=TAG | --device X  --keys DIR [--listen tcp://HOST:PORT]",
         "serve:run",
         "serve:add_arguments",
-        "The other host has control.secret and server.public of the keys. It gets the bytes of requests, never anything\n"
-        "of this host but the device, one machine at a time (docs/relay.md).",
+        "The other host has control.secret and server.public of the keys. It gets the bytes of requests, never\n"
+        "anything of this host but the device, one machine at a time (docs/relay.md).",
         (
             ("bulkhead keys create keys", "once"),
             ("bulkhead serve disk.img --keys keys", "a disk, at port 5757"),

@@ -114,7 +114,7 @@ class MirrorMap:
 
     def left(self) -> int:
         """Blocks that differ, or may."""
-        return self.blocks - int(self._map[HEAD:].count(Block.EQUAL))
+        return int(self.blocks) - int(self._map[HEAD:].count(Block.EQUAL))
 
     def next(self, after: int) -> int:
         """The first block from `after` on that differs; -1: none does."""

@@ -56,8 +56,8 @@ class Confinement:
     # -- outlets ---------------------------------------------------------------------------------------------------
 
     def lend(self, device: Device) -> dict[str, int]:
-        """The descriptor of its outlet, for START; none where the device connects to nothing, or by itself. Ends outlets
-        that nobody needs any more."""
+        """The descriptor of its outlet, for START; none where the device connects to nothing, or by itself. Ends
+        outlets that nobody needs any more."""
         if self._supervisor.machine.sandbox == "off":
             return {}
         key = device.id, tuple(self.needs(device).targets)

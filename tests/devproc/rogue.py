@@ -356,6 +356,7 @@ class Rogue(MmioDevice):
                 runtime._socket.send(message, zmq.NOBLOCK)
             except zmq.Again:
                 break
-        for kind, body in (("LOG", {"level": 40, "text": "y" * 500}), ("STATE", {"state": "busy"}), ("NONSENSE", {})) * 10:
+        flood = (("LOG", {"level": 40, "text": "y" * 500}), ("STATE", {"state": "busy"}), ("NONSENSE", {}))
+        for kind, body in flood * 10:
             runtime._channel.send(kind, body)
         runtime._channel.send("STORE", {}, {f"junk{os.urandom(2).hex()}": self._timer[0].fileno()})
