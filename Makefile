@@ -2,9 +2,11 @@
 #   make demo   sets itself up and boots Linux from a disk that lives in another process
 #   make test   sets itself up and runs every test
 #
-# Everything is installed in .venv; PYTHON chooses the interpreter, PYTEST_ARGS adds to the test run.
+# Everything is installed in .venv; PYTHON chooses the interpreter, JOBS how many tests run at a time, PYTEST_ARGS adds
+# to the test run.
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
@@ -15,10 +17,10 @@ demo: $(SETUP)
 	$(BIN)/bulkhead demo
 
 test: $(SETUP) tools
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 quick: $(SETUP)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow" $(PYTEST_ARGS)
 
 bench: $(SETUP) tools
 	$(BIN)/python -m bench

@@ -53,7 +53,9 @@ SCHEMES = {
     "https": Scheme("http:Https", "url", "the same, encrypted", True),
     "nbd": Scheme("nbd:Nbd", "url", "a network block device: nbd://HOST[:PORT][/EXPORT]"),
     "nbd+unix": Scheme("nbd:NbdUnix", "url", "the same on a Unix socket: nbd+unix:///[EXPORT]?socket=PATH"),
-    "remote": Scheme("remote:Remote", "url", "a disk of another host's `bulkhead serve`: remote:keys=DIR://HOST[:PORT]"),
+    "remote": Scheme(
+        "remote:Remote", "url", "a disk of another host's `bulkhead serve`: remote:keys=DIR://HOST[:PORT]"
+    ),
     "copy-on-read": Scheme("copy_on_read:CopyOnRead", "uri", "a snapshot that also keeps what was read", True),
     "mirror": Scheme("mirror:Mirror", "uri", "is copied to another disk meanwhile: `bulkhead mirror`"),
     "log": Scheme("filters:Log", "uri", "writes a line a request to the device's log"),

@@ -62,7 +62,8 @@ def shown():
             command = re.sub(r"\s+#.*$", "", command)
             if command not in seen and not any(re.search(pattern, command) for pattern in ELSEWHERE):
                 seen.add(command)
-                yield pytest.param(command, id=f"{page.name}:{number}")
+                together = [pytest.mark.xdist_group("servers")] if "/tmp/" in command else []
+                yield pytest.param(command, id=f"{page.name}:{number}", marks=together)
 
 
 @pytest.fixture(scope="module")
