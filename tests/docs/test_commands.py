@@ -28,7 +28,7 @@ WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf
 ELSEWHERE = {
     r"^make (demo|test|quick|lint|bench|docs)\b": "the Makefile's targets: CI runs make lint and make test",
     r"^bulkhead demo\b": "tests/guest/test_demo.py",
-    r"^bulkhead chaos --minutes": "tests/chaos",
+    r"^bulkhead chaos --(minutes|seed)": "tests/chaos",
     r"^python -m pytest": "the test runner itself",
     r"^python -m tests\.fuzz": "tests/fuzz/test_fuzz_targets.py",
     r"^python -m bench": "tests/bench",
