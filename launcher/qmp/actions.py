@@ -6,6 +6,7 @@ holds up nobody else.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,23 @@ class Actions:
             raise ConfigError(result["error"], hint=result["hint"])
         return {"pause-ms": result["pause_ms"], "epoch": result["epoch"]}
 
+    def _block_mirror(self, device: str, target: str, speed: int = 0, pivot: bool = True) -> dict[str, Any]:
+        self.ask("MIRROR", id=device, to=target, rate=speed, pivot=pivot)
+        return {}
+
+    def _query_block_jobs(self) -> list[dict[str, Any]]:
+        jobs = []
+        for disk in (row["device"] for row in self._query_block()):
+            with contextlib.suppress(ConfigError):  # it was never mirrored
+                seen = self.ask("MIRRORED", id=disk)
+                done = {"len": seen["bytes"], "offset": seen["bytes"] - seen["left"], "speed": seen["rate"]}
+                jobs.append({"device": disk, "type": "mirror", "status": seen["state"], **done, "error": seen["error"]})
+        return jobs
+
+    def _block_job_cancel(self, device: str) -> dict[str, Any]:
+        self.ask("MIRROR_CANCEL", id=device)
+        return {}
+
     # -- the tree --------------------------------------------------------------------------------------------------
 
     def _qom_list(self, path: str) -> list[dict[str, str]]:
@@ -200,6 +218,9 @@ class Actions:
         "system_powerdown": _system_powerdown,
         "device-restart": _device_restart,
         "device-swap": _device_swap,
+        "block-mirror": _block_mirror,
+        "query-block-jobs": _query_block_jobs,
+        "block-job-cancel": _block_job_cancel,
         "qom-list": _qom_list,
         "qom-get": _qom_get,
         "qom-set": _qom_set,

@@ -70,6 +70,26 @@ def test_qemus_own_client_controls_the_machine(qmp_path: str, tmp_path: Path) ->
     asyncio.run(asyncio.wait_for(conversation(), 60))
 
 
+def test_a_disk_is_mirrored_and_the_copy_is_what_the_guest_uses(qmp_path: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.img"
+    copy.touch()
+    os.truncate(copy, 8 << 20)
+
+    async def conversation() -> None:
+        client = QMPClient("test")
+        await client.connect(qmp_path)
+        assert await client.execute("query-block-jobs") == []
+        with client.listener("BLOCK_JOB_READY") as events:
+            await client.execute("block-mirror", {"device": "blk0", "target": f"file:{copy}"})
+            assert (await asyncio.wait_for(events.get(), 30))["data"]["id"] == "blk0"
+        while (await client.execute("query-block-jobs"))[0]["status"] != "done":
+            await asyncio.sleep(0.02)
+        assert (await client.execute("query-block"))[0]["inserted"]["file"] == f"file:{copy}"
+        await client.disconnect()
+
+    asyncio.run(asyncio.wait_for(conversation(), 60))
+
+
 def test_qmp_shell_works(qmp_path: str) -> None:
     shell = [sys.executable, "-m", "qemu.qmp.qmp_shell", qmp_path]
     typed = "query-name\nqom-get path=/machine property=harts\n"
