@@ -19,9 +19,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench.driver import SLOT_HEADERS, Driver, load_driver
-from bench.frontend import GPA, FrontEnd, pinned
+from bench.pinning import pinned
 from bench.vhost_user import StorageDaemon
+from launcher.replay.driver import SLOT_HEADERS, Driver, load_driver
+from launcher.replay.frontend import GPA, FrontEnd
 
 IMAGE_SIZE = 128 << 20
 RINGS, HEADERS, DATA = 0x0, 0x20000, 0x100000

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.__main__ import line
-from bench.driver import Driver
-from bench.frontend import GPA, FrontEnd, pinned
 from bench.measure import Figure, Goal, Missing, Run, alternate, compare
+from bench.pinning import pinned
 from bench.script import Script, load_script
 from bench.vhost_user import VirtioFsDaemon
+from launcher.replay.driver import Driver
+from launcher.replay.frontend import GPA, FrontEnd
 from native.memory import Area
 
 PEER = "virtiofsd"

@@ -24,7 +24,8 @@ from typing import Any
 import zmq
 
 from bench.blk_ring import Case, make_image, prepare
-from bench.frontend import FrontEnd, pinned
+from bench.pinning import pinned
+from launcher.replay.frontend import FrontEnd
 from proto.pages import LinkMode
 
 PEER = "bare pyzmq"

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from bench.blk_ring import Case, prepare
-from bench.frontend import FrontEnd
 from launcher.keeper.child import module_command, module_environment
+from launcher.replay.frontend import FrontEnd
 from proto.channel import ENVIRONMENT, Channel
 
 ROUNDS = 5

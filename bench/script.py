@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from bench.driver import (
+from launcher.replay.driver import (
     Driver,
     Stop,
     Transport,
@@ -71,7 +71,7 @@ def _answered(script: Script) -> None:
 
 @fn
 def play(driver: Driver, script: Script) -> u32:
-    """Play until nothing is left, or until there is a reason to stop (as `bench.driver.run`)."""
+    """Play until nothing is left, or until there is a reason to stop (as `launcher.replay.driver.run`)."""
     if driver.transport == Transport.LINK:
         core_wakes(CoreToDevice(driver.mine))
     while True:

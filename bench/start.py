@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench.frontend import FrontEnd
 from bench.guests import REPOSITORY, Console, bulkhead, memory, scratch
 from bench.measure import Figure, Goal, Run, Sample, alternate, compare
+from launcher.replay.frontend import FrontEnd
 
 PEER = "python -c pass"
 HELLO_GOAL, MEMORY_GOAL = Goal("<=", 150), Goal("<=", 20)

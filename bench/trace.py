@@ -16,10 +16,11 @@ from typing import Any
 
 from bench.blk_ring import RINGS, Case, Ours, make_image
 from bench.blk_ring import measure as requests_of
-from bench.frontend import FrontEnd, Segment, pinned
 from bench.guests import scratch
 from bench.measure import Figure, Goal, Run, alternate, compare
 from bench.mips import MEMORY, SOURCES, Work
+from bench.pinning import pinned
+from launcher.replay.frontend import FrontEnd, Segment
 from native import Unit, fn, monotonic_ns, u32, u64
 from proto.trace import TRACE_SIZE, TracePoint, format_trace, set_trace_off, trace
 

@@ -1,5 +1,5 @@
 """A small vhost-user front end: enough of the specification to drive `qemu-storage-daemon` and `virtiofsd` with the
-driver of `bench.driver`."""
+driver of `launcher.replay.driver`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.driver import Driver, Transport
-from bench.frontend import GPA, Segment
+from launcher.replay.driver import Driver, Transport
+from launcher.replay.frontend import GPA, Segment
 from native.memory import Area
 
 __all__ = ["BackEnd", "StorageDaemon", "VirtioFsDaemon"]

@@ -60,22 +60,12 @@ class Outlet:
             poll.register(self._channel, select.POLLIN)
             poll.register(self._done if full else self._requests, select.POLLIN)
             ready = dict(poll.poll())
-            if self._channel.fileno() in ready and self._told_to_stop():
+            if self._channel.fileno() in ready and self._channel.told_to_stop():
                 return
             if self._done in ready:
                 os.eventfd_read(self._done)
             if self._requests.fileno() in ready:
                 self._take()
-
-    def _told_to_stop(self) -> bool:
-        try:
-            packet = self._channel.recv(0)
-        except DeadlineMissed:
-            return False
-        except ChannelClosed:
-            return True
-        packet.close()
-        return packet.kind == "STOP"
 
     # -- requests --------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from typing import NoReturn
 from launcher import __version__, show
 from launcher.exitcodes import ExitCode, help_text
 from launcher.options import RUN_OPTIONS
-from launcher.suggest import did_you_mean
 from launcher.verbs import VERBS, Verb, find_verb
 from proto.errors import BulkheadError, ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["main", "make_parser"]
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.options import RUN_OPTIONS, Given, Option, Options
-from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["read_config"]
 

@@ -35,11 +35,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher.rundir import machines, run_base
-from launcher.suggest import did_you_mean
-from proto.channel import Channel
+from proto.channel import Channel, Packet
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
+from proto.suggest import did_you_mean
 
-__all__ = ["choose_machine", "connect", "events", "request"]
+__all__ = ["choose_machine", "connect", "events", "exchange", "request"]
 
 ANSWER_DEADLINE = 5.0  # seconds
 
@@ -74,17 +74,25 @@ def connect(name: str) -> Channel:
     return Channel(connection)
 
 
-def request(channel: Channel, kind: str, **body: Any) -> dict[str, Any]:
-    """Ask the keeper. Raises ConfigError with its refusal, or when the machine has ended meanwhile."""
+def exchange(channel: Channel, kind: str, within: float = ANSWER_DEADLINE, **body: Any) -> Packet:
+    """Ask the keeper, and wait `within` seconds; descriptors of the answer are the caller's to close. Raises
+    ConfigError with its refusal, or when the machine has ended meanwhile."""
     try:
         channel.send(kind, body)
-        answer = channel.recv(ANSWER_DEADLINE)
+        answer = channel.recv(within)
     except ChannelClosed as error:
         raise ConfigError("the machine has just ended") from error
     except DeadlineMissed as error:
-        raise ConfigError(f"the keeper did not answer within {ANSWER_DEADLINE:.0f} s") from error
+        raise ConfigError(f"the keeper did not answer within {within:.0f} s") from error
     if answer.kind == "ERROR":
         raise ConfigError(answer.body.get("error", "refused"), hint=answer.body.get("hint", ""))
+    return answer
+
+
+def request(channel: Channel, kind: str, **body: Any) -> dict[str, Any]:
+    """The same, for what is answered without descriptors: the body."""
+    answer = exchange(channel, kind, **body)
+    answer.close()
     return answer.body
 
 

@@ -17,10 +17,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from launcher import show
-from launcher.control import choose_machine, connect
+from launcher.control import choose_machine, connect, exchange
 from launcher.exitcodes import ExitCode
 from launcher.keeper.child import die_with_parent, module_environment
 from proto.channel import DEBUGGED, ENVIRONMENT, Channel
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             show.line(
                 sys.stderr, f"{arguments.id} of {name} is {process.pid} now; the guest waits while it stands still"
             )
-            _request(keeper, "DEBUGGED", id=arguments.id, pid=process.pid)
+            exchange(keeper, "DEBUGGED", ANSWER_DEADLINE, id=arguments.id, pid=process.pid)
             status = _wait(keeper, process)
         finally:
             _end(process)
@@ -78,22 +77,7 @@ def command_of(words: Sequence[str]) -> list[str]:
 
 def _take(keeper: Channel, id: str) -> int:
     """The child's end of the channel of the next process of a device."""
-    answer = _request(keeper, "DEBUG", id=id)
-    return int(answer["fds"]["channel"])
-
-
-def _request(keeper: Channel, kind: str, **body: Any) -> dict[str, Any]:
-    """As `launcher.control.request`, with the descriptors of the answer as `fds`."""
-    try:
-        keeper.send(kind, body)
-        answer = keeper.recv(ANSWER_DEADLINE)
-    except ChannelClosed as error:
-        raise ConfigError("the machine has just ended") from error
-    except DeadlineMissed as error:
-        raise ConfigError(f"the keeper did not answer within {ANSWER_DEADLINE:.0f} s") from error
-    if answer.kind == "ERROR":
-        raise ConfigError(answer.body.get("error", "refused"), hint=answer.body.get("hint", ""))
-    return {**answer.body, "fds": answer.fds}
+    return exchange(keeper, "DEBUG", ANSWER_DEADLINE, id=id).fds["channel"]
 
 
 def _start(command: list[str], descriptor: int) -> subprocess.Popen[bytes]:

@@ -12,8 +12,8 @@ from launcher import show
 from launcher.control import choose_machine, connect, request
 from launcher.exitcodes import ExitCode
 from launcher.rundir import run_base
-from launcher.suggest import did_you_mean
 from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
+from proto.suggest import did_you_mean
 
 __all__ = ["add_arguments", "run"]
 

@@ -35,9 +35,9 @@ from launcher.specs import (
     parse_share,
     take_policy,
 )
-from launcher.suggest import did_you_mean
 from launcher.twice import refuse_twice
 from proto.errors import ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["Plan", "describe_device", "device_names", "make_plan"]
 

@@ -21,10 +21,10 @@ from launcher.machine import Machine
 from launcher.options import RUN_OPTIONS, Given, Options
 from launcher.plan import Plan, describe_device, device_names, make_plan
 from launcher.start import start
-from launcher.suggest import did_you_mean
 from launcher.terminal import RawTerminal, size
 from proto.channel import Packet
 from proto.errors import ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["run"]
 

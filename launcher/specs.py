@@ -14,8 +14,8 @@ from typing import Any
 
 from launcher.machine import Serial
 from launcher.options import Given
-from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = [
     "REMOTE",

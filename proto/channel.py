@@ -122,6 +122,17 @@ class Channel:
         self.received += 1
         return packet
 
+    def told_to_stop(self) -> bool:
+        """Take a packet, if one is there: True when it is STOP, or the other process is gone."""
+        try:
+            packet = self.recv(0)
+        except DeadlineMissed:
+            return False
+        except ChannelClosed:
+            return True
+        packet.close()
+        return packet.kind == "STOP"
+
     def close(self) -> None:
         self._sock.close()
 

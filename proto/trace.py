@@ -95,6 +95,8 @@ TRACE_SIZE = HEADER_BYTES + RECORDS * TraceSlot.size()
 _SLOT = struct.Struct("<QQHHHHQQQ16s")
 assert _SLOT.size == TraceSlot.size() == 64 and TraceHeader.size() <= HEADER_BYTES
 
+SLOT = ("head", "the device's slot; 256 and more: a window of registers")
+
 
 class TracePoint(IntEnum):
     """Every trace point: number, who writes it, its fields, how it is told.
@@ -240,7 +242,7 @@ class TracePoint(IntEnum):
         17,
         "core",
         {
-            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
+            "slot": SLOT,
             "calls": ("id", "the device's count of calls, as far as they are taken"),
             "taken": ("a", "calls taken together; of a window, its line's level"),
         },
@@ -250,7 +252,7 @@ class TracePoint(IntEnum):
         18,
         "core",
         {
-            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
+            "slot": SLOT,
             "size": ("position", "bytes"),
             "offset": ("id", "of the register"),
             "value": ("b", "read"),
@@ -263,7 +265,7 @@ class TracePoint(IntEnum):
         19,
         "core",
         {
-            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
+            "slot": SLOT,
             "size": ("position", "bytes"),
             "offset": ("id", "of the register"),
             "value": ("b", "written"),
@@ -276,7 +278,7 @@ class TracePoint(IntEnum):
         20,
         "core",
         {
-            "slot": ("head", "the device's slot; 256 and more: a window of registers"),
+            "slot": SLOT,
             "epoch": ("id", "of the device's process"),
             "up": ("a", "1: it is there, 0: it is gone"),
         },

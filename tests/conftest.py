@@ -22,7 +22,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "BULKHEAD_TEST"
-GRACE = 10.0  # seconds that what a test started may take to end after it
+GRACE = 3.0  # seconds that what a test started may take to end after it
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 
 Bulkhead = Callable[..., "subprocess.CompletedProcess[str]"]

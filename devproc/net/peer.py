@@ -19,7 +19,7 @@ from devproc.net.backend import Peer, Word, parse_uri
 from devproc.net.offload import ETHERNET, FRAME_MAX, HEADER
 from devproc.sandbox import Sandbox
 from proto.channel import Channel
-from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
+from proto.errors import BulkheadError, ChannelClosed, ProtocolError
 
 __all__ = ["PeerProcess"]
 
@@ -53,7 +53,7 @@ class PeerProcess:
             for fd, events in watched:
                 poll.register(fd, events)
             ready = dict(poll.poll(None if timeout is None else timeout * 1000))
-            if ready.pop(channel, 0) and self._told_to_stop():
+            if ready.pop(channel, 0) and self._channel.told_to_stop():
                 return
             seen = ready.pop(ours, 0)
             self._full = self._full and not seen & select.POLLOUT
@@ -95,16 +95,6 @@ class PeerProcess:
                 self._peer.transmit(self._buffer[:size])
             elif size == 4 and self._buffer[0] == Word.ASK and self._up is not None:
                 self._say_link()
-
-    def _told_to_stop(self) -> bool:
-        try:
-            packet = self._channel.recv(0)
-        except DeadlineMissed:
-            return False
-        except ChannelClosed:
-            return True
-        packet.close()
-        return packet.kind == "STOP"
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ from devproc.relay.backend import Host
 from devproc.relay.line import read_curve
 from devproc.sandbox import Sandbox
 from proto.channel import Channel, Packet
-from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed, ProtocolError
+from proto.errors import BulkheadError, ChannelClosed, ConfigError, ProtocolError
 
 __all__ = ["Process"]
 
@@ -80,7 +80,7 @@ class Process:
             busy = self._host is not None and self._host.ready()
             for fd, _ in self._poll.poll(0 if busy else TICK):
                 if fd == self._channel.fileno():
-                    if self._told_to_stop():
+                    if self._channel.told_to_stop():
                         return
                 elif fd in self._watched:
                     self._watched[fd]()
@@ -112,16 +112,6 @@ class Process:
         except zmq.ZMQError as error:
             raise ConfigError(f"cannot listen at {endpoint}: {(error.strerror or '').lower()}") from error
         return socket
-
-    def _told_to_stop(self) -> bool:
-        try:
-            packet = self._channel.recv(0)
-        except DeadlineMissed:
-            return False
-        except ChannelClosed:
-            return True
-        packet.close()
-        return packet.kind == "STOP"
 
     def _watch(self, fd: int, ready: Callable[[], object], events: int = select.POLLIN) -> None:
         self._watched[fd] = ready

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from launcher.trace.rings import ask
+from launcher.control import exchange
 from proto.channel import Channel
 from proto.trace import RECORDS, TRACE_SIZE, TracePoint, TraceRecord, last_records
 
@@ -32,7 +32,8 @@ class Rings:
     """The rings of a machine, mapped for reading."""
 
     def __init__(self, channel: Channel) -> None:
-        answer, fds = ask(channel, generation=0)
+        packet = exchange(channel, "TRACE", generation=0)
+        answer, fds = packet.body, packet.fds
         self._described = answer["rings"]
         self._maps: dict[str, tuple[mmap.mmap, memoryview]] = {}
         for id, fd in fds.items():

@@ -16,8 +16,8 @@ from typing import Any
 from launcher import show
 from launcher.disks import actions
 from launcher.exitcodes import ExitCode
-from launcher.suggest import did_you_mean
 from proto.errors import BackendError, ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["ACTIONS", "add_arguments", "run"]
 

@@ -205,9 +205,9 @@ class Quarantine:
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start_body(self, member: Member) -> dict[str, Any]:
-        """What START has besides the device's description, or in place of it."""
+        """What START has besides the device's description, or in place of it. A candidate is to end the quarantine."""
         record = self._record(member)
-        if record.note:
+        if record.note and not member.candidate:
             record.standin = member.child
             seen = {**record.seen, "passive": record.passive}
             return {"device": "standin", "backend": "", "properties": {}, "standin": seen}
@@ -221,26 +221,26 @@ class Quarantine:
         return record.standin is not None and record.standin is member.child
 
     def state_of(self, member: Member) -> tuple[str, str]:
-        """State and reason of a member that serves. The device itself may have come back by a swap."""
-        record = self._record(member)
-        if self.stands_in(member):
-            return "quarantined", record.note
-        record.note = ""
-        return "running", ""
+        """State and reason of a member that serves."""
+        return ("quarantined", self._record(member).note) if self.stands_in(member) else ("running", "")
 
     def release(self, member: Member) -> bool:
-        """An order to try the device anew: what is known against it is forgotten. True: nothing was on its way, and it
-        is started by this."""
+        """An order to try the device anew. True: nothing was on its way, and it is started by this."""
+        self.forget(member)
         record = self._record(member)
-        record.note, record.away = "", False
-        record.crashes.clear()
-        record.suspects.forget()
         waited, record.waits = record.waits, False
         if waited:
             self._supervisor.recovery.succeed(member, fresh=True)
             if not any(other.waits for other in self._records.values()) and self._supervisor.pause.why:
                 self._supervisor.pause.resume()
         return waited
+
+    def forget(self, member: Member) -> None:
+        """What is known against a device holds no longer: it is tried anew, or another one took its place."""
+        record = self._record(member)
+        record.note, record.away = "", False
+        record.crashes.clear()
+        record.suspects.forget()
 
     def release_all(self) -> None:
         """`bulkhead cont`: start what waits."""

@@ -46,7 +46,8 @@ __all__ = ["Swap", "Swaps"]
 
 DEVICE, PEER = "devproc.main", "devproc.net.peer"  # modules of the processes
 START_DEADLINE = 30.0  # seconds for the new process to start, open its backend and fit
-QUIESCE_DEADLINE = 0.25  # seconds for the old one to finish what it has taken
+QUIESCE_DEADLINE = 0.25  # seconds for the old one to finish what it has taken; the new one does the rest again
+SAVE_DEADLINE = 2.0  # the same of a device without queues: what it keeps is nowhere else
 LATE_DEADLINE = 5.0  # seconds for the new one to open what the old one has let go, while the guest waits
 STOP_DEADLINE = 0.03  # seconds from SIGSTOP until all threads stand
 ADOPT_DEADLINE = 5.0  # seconds from TAKE_OVER's sending to CONNECTED
@@ -166,13 +167,15 @@ class Swap:
         if member.child is not None and member.state != "running":  # it starts, or hangs: it has nothing to give
             self._kill_old()
         elif member.child is not None:
-            self._supervisor.loop.after(QUIESCE_DEADLINE, self._check_quiet)
+            has_queues = self._supervisor.quarantine.known(member)["device_id"]
+            deadline = QUIESCE_DEADLINE if has_queues else SAVE_DEADLINE
+            self._supervisor.loop.after(deadline, lambda: self._check_quiet(deadline))
         else:
             member.state = "swapping"
 
-    def _check_quiet(self) -> None:
+    def _check_quiet(self, deadline: float) -> None:
         if self.state == "quiesce" and not self._quiet:
-            self._supervisor.log(f"{self.member.id} did not finish within {QUIESCE_DEADLINE} s, and is killed")
+            self._supervisor.log(f"{self.member.id} did not finish within {deadline} s, and is killed")
             self._kill_old()
 
     def _kill_old(self) -> None:
@@ -243,6 +246,7 @@ class Swap:
         member.ready = member.started = True
         member.wanted, member.young_deaths = False, 0
         member.config, member.sandbox = new.config, new.sandbox
+        supervisor.quarantine.forget(member)
         supervisor.recovery.serves(member)
         supervisor.events.publish(
             "DEVICE_SWAPPED",

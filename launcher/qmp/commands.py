@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.suggest import did_you_mean
 from proto.errors import ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["COMMANDS", "EVENTS", "Argument", "Command", "Event", "Member", "check_arguments", "find_command"]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from launcher.machine import Machine
 from launcher.qmp.commands import COMMANDS, Command, check_arguments, find_command
 from launcher.qmp.tree import draw
-from launcher.suggest import did_you_mean
 from proto.errors import BulkheadError, ConfigError
+from proto.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from launcher.qmp.actions import Actions

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from launcher.suggest import did_you_mean
 from proto.errors import BulkheadError, ConfigError
+from proto.suggest import did_you_mean
 
 __all__ = ["Node", "build_tree", "draw", "find"]
 

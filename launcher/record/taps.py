@@ -8,8 +8,7 @@ import select
 import time
 from typing import Any
 
-from launcher.control import connect
-from launcher.trace.rings import ask
+from launcher.control import connect, exchange
 from proto.errors import ConfigError
 from proto.tap import TapReader
 
@@ -26,7 +25,8 @@ class Taps:
         self._maps: dict[str, tuple[mmap.mmap, memoryview, TapReader]] = {}
         self._alive = -1
         try:
-            answer, fds = ask(self._channel, "RECORD", ids=ids, size=size, block=block)
+            packet = exchange(self._channel, "RECORD", ids=ids, size=size, block=block)
+            answer, fds = packet.body, packet.fds
         except BaseException:
             self._channel.close()
             raise

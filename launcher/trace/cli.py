@@ -19,13 +19,13 @@ from typing import Any, Protocol
 from launcher import show
 from launcher.control import choose_machine
 from launcher.exitcodes import ExitCode
-from launcher.suggest import did_you_mean
 from launcher.trace.lines import as_json, as_line
 from launcher.trace.requests import FIELDS, Follower
 from launcher.trace.rings import LocalRings
 from launcher.trace.summary import Summary
 from proto.errors import ConfigError
 from proto.filters import Filter, parse
+from proto.suggest import did_you_mean
 from proto.trace import TraceRecord
 
 __all__ = ["Rings", "add_arguments", "run"]

@@ -11,27 +11,14 @@ import os
 import time
 from typing import Any
 
-from launcher.control import ANSWER_DEADLINE, connect
-from proto.channel import Channel
-from proto.errors import BulkheadError, ChannelClosed, ConfigError
+from launcher.control import connect, exchange
+from proto.errors import BulkheadError
 from proto.trace import RECORDS, TRACE_SIZE, TraceReader, TraceRecord, last_records
 
-__all__ = ["LocalRings", "RingSet", "ask"]
+__all__ = ["LocalRings", "RingSet"]
 
 ASK_PERIOD = 1.0  # seconds between two questions whether the rings are still those
 BATCH = 2048  # records of one ring at a time
-
-
-def ask(channel: Channel, kind: str = "TRACE", **body: Any) -> tuple[dict[str, Any], dict[str, int]]:
-    """TRACE, or another request: the answer, and descriptors that are the caller's to close. Raises ConfigError."""
-    try:
-        channel.send(kind, body)
-        packet = channel.recv(ANSWER_DEADLINE)
-    except ChannelClosed as error:
-        raise ConfigError("the machine has just ended") from error
-    if packet.kind == "ERROR":
-        raise ConfigError(packet.body.get("error", "refused"), hint=packet.body.get("hint", ""))
-    return packet.body, packet.fds
 
 
 class RingSet:
@@ -120,7 +107,8 @@ class LocalRings:
 
     def _ask(self, from_start: bool) -> None:
         self._asked = time.monotonic()
-        answer, fds = ask(self._channel, generation=self._generation)
+        packet = exchange(self._channel, "TRACE", generation=self._generation)
+        answer, fds = packet.body, packet.fds
         self.rings = answer["rings"]
         if answer["generation"] != self._generation:
             self._generation = answer["generation"]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.frontend import GPA, FrontEnd, QueueLayout
 from devproc.console.spec import parse_ports
 from devproc.kept import KEPT_SIZE
+from launcher.replay.frontend import GPA, FrontEnd, QueueLayout
 from proto.virtio import ConsoleEvent
 
 CONTROL = struct.Struct("<IHH")

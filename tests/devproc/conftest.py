@@ -7,7 +7,7 @@ import os
 import pytest
 from ring_disk import Disk
 
-from bench.frontend import FrontEnd
+from launcher.replay.frontend import FrontEnd
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 
-from bench.frontend import GPA, FrontEnd, QueueLayout
+from launcher.replay.frontend import GPA, FrontEnd, QueueLayout
 
 NEXT, WRITE = 1, 2
 BUFFERS = 0x100000

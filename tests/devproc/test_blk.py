@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from bench.frontend import GPA
+from launcher.replay.frontend import GPA
 from proto.errors import ProtocolError
 from proto.pages import queue_statistics
 from proto.virtio import BlkFeature, BlkStatus, BlkType, Feature, bit

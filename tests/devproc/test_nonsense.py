@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.frontend import GPA, FrontEnd
+from launcher.replay.frontend import GPA, FrontEnd
 
 OUTSIDE = (0x300000, 0x340000)  # RAM that is in no buffer
 DATA = 0x500000

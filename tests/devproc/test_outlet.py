@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.frontend import Outlet
 from devproc.blk import network
+from launcher.replay.frontend import Outlet
 from proto.channel import Channel
 
 DEADLINE = 20.0

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from bench.frontend import GPA, QUEUE_SIZE, QUEUES
 from launcher.keeper.poison import Suspects, in_flight
+from launcher.replay.frontend import GPA, QUEUE_SIZE, QUEUES
 from proto.pages import queue_statistics
 from proto.virtio import BlkType, Status
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from bench.blk_ring import Case, prepare
-from bench.driver import Stop
+from launcher.replay.driver import Stop
 from proto.virtio import BlkType
 
 

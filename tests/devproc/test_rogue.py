@@ -40,7 +40,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     """What became of every attack."""
-    from bench.frontend import FrontEnd
+    from launcher.replay.frontend import FrontEnd
 
     folder = tmp_path_factory.mktemp("rogue")
     home, other = folder / "home", folder / "other"

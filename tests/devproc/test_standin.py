@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from bench.frontend import GPA, FrontEnd
 from devproc.session import RING_FEATURES
+from launcher.replay.frontend import GPA, FrontEnd
 from proto.virtio import DESC_F_NEXT, DESC_F_WRITE, BlkStatus, BlkType, DeviceId, NetFeature, NetStatus, bit
 
 READABLE, WRITABLE = 0x200000, 0x210000

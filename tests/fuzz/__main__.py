@@ -14,10 +14,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.fuzz.harness import workshop_for_child
 
 LONGEST = 1 << 15  # bytes of an input
 MEMORY = 2048  # MiB
@@ -89,7 +92,19 @@ def _run(arguments: Any, corpus: Path) -> int:
         "-verbosity=1",
     ]
     command = [sys.executable, "-m", "tests.fuzz", arguments.target, INSIDE, *options, str(corpus)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    from launcher.keeper.child import die_with_parent  # not where the fuzzing process would import it uninstrumented
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is made here goes
+    with workshop_for_child() as environment:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            preexec_fn=die_with_parent(),
+        )
     found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stdout)
     count, ended = (found[1] if found else "?"), "ok" if done.returncode == 0 else f"finding ({done.returncode})"
     took = re.search(r"Done \d+ runs in (\d+) second", done.stdout)

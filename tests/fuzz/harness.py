@@ -10,7 +10,9 @@ Promises: the same input does the same again. Does not: find inputs; that is `te
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import random
 import shutil
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEADLINE", "Finding", "Source", "Target", "mutate", "workshop"]
+__all__ = ["DEADLINE", "Finding", "Source", "Target", "mutate", "workshop", "workshop_for_child"]
 
 DEADLINE = 10  # seconds an input may take
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
@@ -87,6 +89,7 @@ def mutate(target: Target, seconds: float, seed: int = 0) -> int:
     """Mutations of the seeds for so long, and each seed as it is. Returns how many inputs there were. The plain sort:
     no coverage guides it."""
     choose, seeds = random.Random(seed), list(target.seeds())
+    gc.collect()  # what others have left closes its descriptors now, not while they are counted
     for data in seeds:
         _within_deadline(target, data)
     end, count = time.monotonic() + seconds, len(seeds)
@@ -137,6 +140,8 @@ def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+MEMORY = Path("/dev/shm")
+GIVEN = "BULKHEAD_FUZZ_WORKSHOP"  # in the environment of a process whose parent removes its workshop
 _workshop: Path | None = None
 
 
@@ -144,11 +149,30 @@ def workshop() -> Path:
     """A directory in memory for the files that targets need; it goes with the process."""
     global _workshop
     if _workshop is None:
-        _workshop = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm"))
-        import atexit
-
-        atexit.register(shutil.rmtree, _workshop, True)
+        if GIVEN in os.environ:
+            _workshop = Path(os.environ[GIVEN])
+        else:
+            _workshop = _make_workshop()
+            atexit.register(shutil.rmtree, _workshop, True)
     return _workshop
+
+
+@contextlib.contextmanager
+def workshop_for_child() -> Iterator[dict[str, str]]:
+    """The environment of a process that leaves without a word, as libFuzzer's does: its workshop is removed here."""
+    made = _make_workshop()
+    try:
+        yield {**os.environ, GIVEN: str(made)}
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _make_workshop() -> Path:
+    """A new one, named after this process; those of processes that were killed go."""
+    for left in MEMORY.glob("fuzz-*-*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"fuzz-{os.getpid()}-", dir=MEMORY))
 
 
 @contextlib.contextmanager

@@ -119,6 +119,8 @@ def test_a_stopped_device_is_noticed(start: Start, disk: str, watch: Any) -> Non
         assert event["time"] - began < SOON and "is stopped" in event["what"]
         seen.until("DEVICE_RESTARTED")
     machine.expect(b"000001f0")
+    machine.type("exit 6\n")
+    assert machine.wait() == 6
 
 
 def test_who_waits_for_a_backend_is_not_hung(odd: Any, wait_until: Any) -> None:

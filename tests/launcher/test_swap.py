@@ -5,6 +5,7 @@ The steps are those of `launcher.keeper.swap`; at each of them the old or the ne
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import os
 import re
@@ -299,3 +300,51 @@ def test_the_log_says_where_the_pause_went(start: Start, disk: str, bulkhead: An
     assert re.search(
         r"taken over, after a pause of .* ms: quiesce .*, load .*, fence .*, adopt", bulkhead("logs", "keeper").stdout
     )
+
+
+@pytest.mark.skipif(ctypes.util.find_library("slirp") is None, reason="needs libslirp0")
+def test_a_card_gets_another_network_and_its_first_one_again(
+    start: Start, tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    machine = start("--net", "user")
+    machine.expect(PROMPT)
+
+    def ping() -> bytes:
+        machine.type("ping 2\n")
+        return bytes(machine.expect(PROMPT))
+
+    assert b"pair 0: 2 of 2 answered" in ping()
+    assert swap("net0", f"hub:{tmp_path}/lan")["state"] == "done"
+    assert b"nobody answers" in ping()
+    assert swap("net0", "user")["state"] == "done"
+    wait_until(lambda: b"pair 0: 2 of 2 answered" in ping(), "an answer, once the cable is in again")
+    assert (row := machine.row("net0"))["epoch"] == 3 and row["backend"].startswith("user")
+
+
+def test_a_share_gets_another_folder(start: Start, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(f"this is {name}\n")
+    machine = start("--share", f"{tmp_path}/one,tag=here,proto=v86fs")
+    machine.expect(PROMPT)
+    for name in ("one", "two"):
+        if name == "two":
+            assert swap("fs0", f"{tmp_path}/two")["state"] == "done"
+        machine.type("cat file\n")
+        machine.expect(f"this is {name}".encode())
+        machine.expect(PROMPT)
+    machine.type("mkdir made\n")
+    machine.expect(PROMPT)
+    assert (tmp_path / "two" / "made").is_dir() and not (tmp_path / "one" / "made").exists()
+
+
+def test_a_quarantined_disk_is_brought_back_by_a_swap(
+    start: Start, disk: str, other: str, wait_until: Callable[..., Any]
+) -> None:
+    machine = start("--disk", f"{disk},on-crash=quarantine")
+    machine.expect(PROMPT)
+    os.kill(machine.row("blk0")["pid"], signal.SIGSEGV)
+    wait_until(lambda: machine.row("blk0")["state"] == "quarantined", "the quarantine")
+    assert swap("blk0", other)["state"] == "done"
+    assert machine.row("blk0")["state"] == "running"
+    verify(machine, 3)

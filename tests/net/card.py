@@ -6,9 +6,9 @@ import os
 import socket
 import struct
 
-from bench.frontend import GPA, FrontEnd, QueueLayout
 from devproc.kept import KEPT_SIZE
 from devproc.net.offload import HEADER
+from launcher.replay.frontend import GPA, FrontEnd, QueueLayout
 from proto.virtio import NetFeature, bit
 
 NEXT, WRITE = 1, 2

@@ -10,8 +10,8 @@ from card import MAC, OTHER, Card, frame, header
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.frontend import GPA
 from devproc.net.backend import Word
+from launcher.replay.frontend import GPA
 
 OUTSIDE = (0x300000, 0x400000)  # RAM that is in no buffer
 CHAINS = 0x500000

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from far import Far
 
-from bench.frontend import FrontEnd
 from devproc.kept import KEPT_SIZE
+from launcher.replay.frontend import FrontEnd
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "devproc"))
 from ring_disk import Disk

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ring_disk import Disk
 
-from bench.frontend import FrontEnd
+from launcher.replay.frontend import FrontEnd
 from proto.errors import DeadlineMissed
 from proto.virtio import BlkStatus, BlkType
 

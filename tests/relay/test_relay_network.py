@@ -14,8 +14,8 @@ import pytest
 from ring_disk import Disk
 from wire import Wire
 
-from bench.frontend import FrontEnd
 from launcher.keeper.windows import memory_of
+from launcher.replay.frontend import FrontEnd
 from launcher.trace.keys import client_keys, create
 from proto.errors import DeadlineMissed
 from proto.virtio import BlkStatus, BlkType

@@ -1,4 +1,4 @@
-"""One device process without a machine (`launcher.replay.frontend`), and where it runs when it is measured."""
+"""Where a benchmark's two processes run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from launcher.replay.frontend import GPA, QUEUE_SIZE, QUEUES, FrontEnd, Outlet, QueueLayout, Segment
-
-__all__ = ["GPA", "QUEUES", "QUEUE_SIZE", "FrontEnd", "Outlet", "QueueLayout", "Segment", "pinned"]
+__all__ = ["pinned"]
 
 
 @contextlib.contextmanager
