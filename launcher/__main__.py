@@ -8,11 +8,11 @@ def main() -> int:
     """Run the command. Returns the exit code."""
     _open_standard_streams()
     try:
-        from launcher.cli import main as command
+        from launcher.cli.main import main as command
 
         return command()
     except KeyboardInterrupt:
-        return 124  # launcher.exitcodes.ExitCode.KILLED: it may not have been imported
+        return 124  # launcher.cli.exitcodes.ExitCode.KILLED: it may not have been imported
 
 
 def _open_standard_streams() -> None:

@@ -17,7 +17,7 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
                      when that is closed, the recording is over (`launcher.keeper.recordings`)
     TRACE_LISTEN {endpoint, keys?, payload?}   → state: starting or running; pid: of the tap
     TRACE_SILENCE {endpoint} → nothing; the tap ends
-    DESCRIBE {}      → machine: its description, as `launcher.machine` has it
+    DESCRIBE {}      → machine: its description, as `launcher.machine.description` has it
     RESET {} POWERDOWN {} → nothing; the guest starts again, or is asked to shut down
     INSPECT {what, hart, address, size, physical} → inspect: a number; INSPECTED {inspect} → waiting, or what was seen
     BREAK {rules}    → rules: device and number of each (`proto.faults`); BREAK_CLEAR {id?, number?} → removed: how many
@@ -34,7 +34,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from launcher.rundir import machines, run_base
+from launcher.run.rundir import machines, run_base
 from proto.channel import Channel, Packet
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 from proto.suggest import did_you_mean

@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launcher import show
-from launcher.exitcodes import ExitCode
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.keeper.child import Child
 from launcher.keeper.recovery import YOUNG, backoff
 from launcher.keeper.windows import PROCESS, memory_of
-from launcher.options import Given
-from launcher.specs import parse_device, parse_disk, parse_share
+from launcher.machine.options import Given
+from launcher.machine.values import parse_device, parse_disk, parse_share
 from launcher.trace.keys import server_keys
 from proto.errors import BulkheadError, ConfigError, DeadlineMissed
 

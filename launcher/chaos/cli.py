@@ -21,17 +21,17 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from launcher import show
 from launcher.chaos import stepped
 from launcher.chaos.faults import Hand, Stage
 from launcher.chaos.machines import Lost, Running
 from launcher.chaos.plan import chosen, plan
 from launcher.chaos.report import Report
 from launcher.chaos.work import GUESTS, Guest, Stopped
-from launcher.console import ending_signals
-from launcher.exitcodes import ExitCode
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
+from launcher.console.session import ending_signals
 from launcher.images import ImagesError
-from launcher.rundir import run_base, scratch_directory
+from launcher.run.rundir import run_base, scratch_directory
 from proto.errors import BulkheadError, ConfigError
 
 __all__ = ["add_arguments", "run"]

@@ -7,10 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from launcher import __version__, show
+from launcher import __version__
 from launcher.chaos.faults import Done
 from launcher.chaos.plan import KINDS
 from launcher.chaos.stalls import percentile
+from launcher.cli import show
 
 __all__ = ["Report"]
 

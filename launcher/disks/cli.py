@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.disks import actions
-from launcher.exitcodes import ExitCode
 from proto.errors import BackendError, ConfigError
 from proto.suggest import did_you_mean
 

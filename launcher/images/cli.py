@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 
+from launcher.cli.show import Progress
 from launcher.images import debian, store
 from launcher.images.errors import ImagesError
 from launcher.images.store import Images
-from launcher.show import Progress
 
 __all__ = ["add_arguments", "run"]
 

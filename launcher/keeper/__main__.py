@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 
 from launcher.keeper.child import Child
-from launcher.rundir import RunDirectory
+from launcher.run.rundir import RunDirectory
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed
 
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 def _keep(directory: RunDirectory, client: Channel) -> None:
     early = {"core.main": Child("core.main", directory.log("core"))}
     from launcher.keeper.supervisor import Supervisor
-    from launcher.machine import Machine  # only now: the spare begins meanwhile
+    from launcher.machine.description import Machine  # only now: the spare begins meanwhile
 
     packet = client.recv(START_DEADLINE)
     saved = packet.body.pop("terminal", None)

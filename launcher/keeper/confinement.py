@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from devproc.needs import Needs, needs_of, needs_of_relay
 from launcher.keeper.member import Member, peer_start
-from launcher.machine import Device
+from launcher.machine.description import Device
 from proto.channel import Channel
 from proto.confine import namespaces
 

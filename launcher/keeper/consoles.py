@@ -17,7 +17,7 @@ from pathlib import Path
 from devproc.console.spec import Port, parse_ports
 from devproc.kept import KEPT_SIZE
 from launcher.keeper.member import Member
-from launcher.machine import Device
+from launcher.machine.description import Device
 from proto.errors import ConfigError
 
 __all__ = ["Console"]

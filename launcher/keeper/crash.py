@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__
-from launcher.bundles import crash_base, saved_request, write_bundle
+from launcher.inspect.bundles import crash_base, saved_request, write_bundle
 from launcher.keeper.flights import Guest, decode, save
 from launcher.keeper.member import QUEUE_SIZE, Member
 from launcher.keeper.poison import Flight, Suspects, in_flight
 from launcher.keeper.segments import Segment
-from launcher.machine import RAM_BASE, Machine
+from launcher.machine.description import RAM_BASE, Machine
 from proto.errors import ConfigError
 from proto.pages import MAX_QUEUES, queue_statistics
 from proto.trace import TracePoint, last_records

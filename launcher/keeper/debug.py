@@ -1,4 +1,4 @@
-"""A device's process under a debugger, in somebody's terminal (`launcher.debug`).
+"""A device's process under a debugger, in somebody's terminal (`launcher.orders.debug`).
 
     DEBUG {id}           → a descriptor, `channel`: the end of it that the next process of the device gets
     DEBUGGED {id, pid}   → epoch: a process with that end has been started; it is to be the device

@@ -16,7 +16,7 @@ from typing import Any
 from launcher.keeper.child import Child
 from launcher.keeper.heard import log_throttle
 from launcher.keeper.segments import Segment
-from launcher.machine import RAM_BASE, Device, Machine
+from launcher.machine.description import RAM_BASE, Device, Machine
 from proto.channel import MAX_DESCRIPTORS
 from proto.errors import ConfigError
 from proto.inflight import region_size

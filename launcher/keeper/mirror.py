@@ -22,7 +22,7 @@ from devproc.blk.mirror_map import BLOCK, MirrorMap, Phase
 from devproc.blk.uri import Uri, storage
 from launcher.keeper.member import Member
 from launcher.keeper.swap import Swap
-from launcher.machine import Device
+from launcher.machine.description import Device
 from proto.errors import BulkheadError, ConfigError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from devproc.kept import KEPT_SIZE
 from devproc.net.backend import parse_uri
 from devproc.net.device import default_mac
 from launcher.keeper.member import Member
-from launcher.machine import NETWORK, Device
+from launcher.machine.description import NETWORK, Device
 from proto.errors import ConfigError
 
 __all__ = ["default_address", "has_peer", "lay_cable", "lay_frames", "peer_name"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.keeper.flights import Guest, decode
 from launcher.keeper.member import QUEUE_SIZE, Member
 from launcher.keeper.poison import Flight, in_flight
-from launcher.machine import RAM_BASE
+from launcher.machine.description import RAM_BASE
 from proto.inflight import INFLIGHT_VERSION, InflightHeader, queue_region_size
 from proto.pages import MAX_QUEUES, queue_statistics
 from proto.ring import MAX_SEGMENTS, ChainError

@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
-from launcher.rundir import SEGMENT_PREFIX
+from launcher.run.rundir import SEGMENT_PREFIX
 from native.memory import Area
 from proto.errors import ConfigError
 

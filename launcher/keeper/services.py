@@ -108,7 +108,7 @@ class Services:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._qmp = Service(supervisor, "qmp", "launcher.qmp.server")
-        self._metrics = Service(supervisor, "metrics", "launcher.metrics")
+        self._metrics = Service(supervisor, "metrics", "launcher.inspect.metrics")
         self._opened: list[Listener] = []
         self.locations: dict[str, str] = {}  # of what was asked for, by option
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from launcher.keeper.child import Child
 from launcher.keeper.loop import Loop
-from launcher.machine import Machine
+from launcher.machine.description import Machine
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed
 
 __all__ = ["POOL", "Spare", "Spares"]

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from launcher.console.terminal import restore
 from launcher.keeper.child import Child, is_traced
 from launcher.keeper.confinement import Confinement
 from launcher.keeper.consoles import Console
@@ -60,9 +61,8 @@ from launcher.keeper.spares import Spares
 from launcher.keeper.swap import Swaps
 from launcher.keeper.traces import Traces
 from launcher.keeper.windows import Windows
-from launcher.machine import CONSOLE, NETWORK, WINDOW, Machine
-from launcher.rundir import RunDirectory
-from launcher.terminal import restore
+from launcher.machine.description import CONSOLE, NETWORK, WINDOW, Machine
+from launcher.run.rundir import RunDirectory
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
 

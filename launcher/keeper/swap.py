@@ -34,7 +34,7 @@ from devproc.blk.uri import name_overlays, storage
 from launcher.keeper.child import Child
 from launcher.keeper.member import Member, peer_start
 from launcher.keeper.network import has_peer, lay_frames, peer_name
-from launcher.machine import NETWORK, Device
+from launcher.machine.description import NETWORK, Device
 from proto.channel import Packet
 from proto.errors import BulkheadError, ConfigError
 from proto.pages import reset_device_page

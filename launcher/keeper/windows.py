@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from devproc.needs import needs_of_served
 from launcher.keeper.member import Member, peer_start
-from launcher.machine import WINDOW, Device
+from launcher.machine.description import WINDOW, Device
 from launcher.trace.keys import client_keys
 from proto.errors import ConfigError
 from proto.virtio import DeviceId

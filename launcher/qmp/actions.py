@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from launcher import orders
 from launcher.control import request
+from launcher.orders import lifecycle as orders
 from launcher.qmp.commands import COMMANDS
 from launcher.qmp.schema import schema
 from launcher.qmp.session import version

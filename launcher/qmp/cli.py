@@ -8,9 +8,9 @@ import contextlib
 import json
 import sys
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect
-from launcher.exitcodes import ExitCode
 from launcher.qmp.actions import Actions
 from launcher.qmp.commands import COMMANDS, find_command
 from launcher.qmp.monitor import Monitor, parse_words

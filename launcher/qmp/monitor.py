@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from launcher.machine import Machine
+from launcher.machine.description import Machine
 from launcher.qmp.commands import COMMANDS, Command, check_arguments, find_command
 from launcher.qmp.tree import draw
 from proto.errors import BulkheadError, ConfigError
@@ -99,7 +99,7 @@ class Monitor:
         return "\n".join(lines) + "\n"
 
     def _mtree(self, words: list[str]) -> str:
-        from launcher.show import memory_map
+        from launcher.cli.show import memory_map
 
         return memory_map(Machine.from_dict(self._actions.describe())).rstrip() + "\n"
 

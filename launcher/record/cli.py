@@ -18,13 +18,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from launcher import __version__, show
+from launcher import __version__
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine
-from launcher.exitcodes import ExitCode
-from launcher.options import Given
+from launcher.machine.options import Given
+from launcher.machine.values import parse_size
 from launcher.record.taps import Taps
 from launcher.record.trigger import Around, Watch
-from launcher.specs import parse_size
 from launcher.trace.requests import FIELDS
 from proto.errors import ConfigError
 from proto.filters import parse

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher import __version__, show
-from launcher.exitcodes import ExitCode
+from launcher import __version__
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.record.pcapng import cards_of, write_pcapng
 from launcher.record.perfetto import write_perfetto
 from launcher.record.words import requests_by_device, telling_of

@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 from devproc.registry import load_class
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 from launcher.keeper.child import module_command
 from launcher.replay.compare import MODES
 from launcher.replay.place import Place, place

@@ -21,9 +21,9 @@ from typing import Any
 from devproc.kept import KEPT_SIZE
 from devproc.properties import properties_of
 from devproc.registry import load_class
-from launcher.options import Given
+from launcher.machine.options import Given
+from launcher.machine.values import parse_device, parse_disk, parse_share
 from launcher.replay.source import Script
-from launcher.specs import parse_device, parse_disk, parse_share
 from proto.errors import ConfigError
 from proto.virtio import BLK_SECTOR_SIZE, BlkStatus, BlkType
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 
-from launcher.bundles import load_request
+from launcher.inspect.bundles import load_request
 from proto.errors import BulkheadError, ConfigError
 from proto.messages import decode
 from proto.recording import MAGIC, RecordingReader, Request, requests_of

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine
-from launcher.exitcodes import ExitCode
 from launcher.trace.lines import as_json, as_line
 from launcher.trace.requests import FIELDS, Follower
 from launcher.trace.rings import LocalRings

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zmq
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 from proto.errors import ConfigError
 
 __all__ = ["ROLES", "add_arguments", "client_keys", "create", "public_key", "run", "server_keys"]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from launcher import show
+from launcher.cli import show
 from launcher.trace.summary import duration
 
 __all__ = ["as_json", "as_line"]

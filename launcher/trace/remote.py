@@ -18,9 +18,9 @@ from typing import Any
 import msgpack
 import zmq
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode
 from launcher.trace.keys import client_keys, server_keys
 from launcher.trace.tap import HIGH_WATER, VERSION
 from proto.errors import ConfigError, DeadlineMissed

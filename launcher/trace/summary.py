@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from launcher.show import table
+from launcher.cli.show import table
 
 __all__ = ["Latencies", "Summary", "duration"]
 

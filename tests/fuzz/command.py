@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from devproc.net.device import parse_mac
-from launcher.options import Given
-from launcher.specs import parse_device, parse_disk, parse_memory, parse_net, parse_serial, parse_share
+from launcher.machine.options import Given
+from launcher.machine.values import parse_device, parse_disk, parse_memory, parse_net, parse_serial, parse_share
 from proto.errors import ConfigError
 from tests.fuzz.harness import Target, allowed
 
@@ -43,4 +43,4 @@ def _run(data: bytes) -> None:
         PARSERS[option](Given(text, option, Path("/nowhere")))
 
 
-TARGETS = (Target("options", "values of the command line's options (launcher.specs)", _run, _seeds),)
+TARGETS = (Target("options", "values of the command line's options (launcher.machine.values)", _run, _seeds),)

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from conversation import BULKHEAD, Conversation, TerminalConversation
 
-from launcher.cli import main
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
+from launcher.cli.main import main
 from launcher.images import Images
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli.show import Progress
 from launcher.images import ImagesError, cli, ready
-from launcher.show import Progress
 
 
 def run(*words: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_terminal import Terminal
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 
 ATTACH = [sys.executable, "-P", "-m", "launcher", "attach"]
 BANNER = b"help says what there is"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from launcher.debug import command_of
-from launcher.exitcodes import ExitCode
-from launcher.faultfile import read_faults
+from launcher.cli.exitcodes import ExitCode
+from launcher.orders.debug import command_of
+from launcher.orders.faultfile import read_faults
 from proto.errors import ConfigError
 from proto.faults import Rule
 

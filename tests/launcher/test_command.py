@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 from launcher.images import Images, ImagesError, ensure
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

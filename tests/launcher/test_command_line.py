@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher import cli, exitcodes
-from launcher.options import RUN_OPTIONS, Given
-from launcher.specs import parse_device, parse_disk, parse_memory, parse_serial
-from launcher.verbs import VERBS
+from launcher.cli import exitcodes
+from launcher.cli import main as cli
+from launcher.cli.verbs import VERBS
+from launcher.machine.options import RUN_OPTIONS, Given
+from launcher.machine.values import parse_device, parse_disk, parse_memory, parse_serial
 from proto.errors import ConfigError
 
 HERE = Path("/there")
@@ -308,7 +309,7 @@ def test_help_fits_into_eighty_columns(
 
 
 def test_every_option_and_exit_code_is_documented() -> None:
-    text = (Path(cli.__file__).parent.parent / "docs" / "command-line.md").read_text()
+    text = (Path(cli.__file__).parent.parent.parent / "docs" / "command-line.md").read_text()
     for option in RUN_OPTIONS:
         assert f"`{option.long}" in text, option.long
     for verb in VERBS:
@@ -339,7 +340,7 @@ def test_exit_codes(reason: str, code: int, expected: int) -> None:
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     import tomllib
 
-    project = tomllib.loads((Path(cli.__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(cli.__file__).parent.parent.parent / "pyproject.toml").read_text())["project"]
     assert printed(capsys, "version") == f"bulkhead {project['version']}\n"
 
 

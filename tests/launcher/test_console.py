@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.console import Escape
-from launcher.frame import CommandOutput, PanicWatch
+from launcher.console.frame import CommandOutput, PanicWatch
+from launcher.console.session import Escape
 from launcher.images import Command
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from launcher.bundles import KEPT, bundles, load_request, saved_request, write_bundle
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
+from launcher.inspect.bundles import KEPT, bundles, load_request, saved_request, write_bundle
 from proto.errors import ConfigError
 
 PROMPT = b"> "

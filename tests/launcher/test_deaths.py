@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import connect, request
-from launcher.exitcodes import ExitCode
 
 PROMPT = b"> "
 Start = Callable[..., Any]

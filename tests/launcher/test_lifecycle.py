@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 
 PROMPT = b"> "
 PS_KEYS = {"machine", "phase", "guest", "uptime", "kips", "serial", "gdb", "qmp", "processes"}
@@ -83,7 +83,7 @@ DEADLINE = 60.0
 
 
 def test_a_program_starts_in_machine_mode(start: Start, bulkhead: Any) -> None:
-    from launcher.bundled import bundled_guest
+    from launcher.machine.bundled import bundled_guest
 
     answer = bulkhead("run", "--bios", "none", "--kernel", str(bundled_guest()), "--append", "cmd=exit,6")
     assert answer.returncode == 6, answer.stderr

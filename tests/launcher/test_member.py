@@ -10,7 +10,7 @@ import pytest
 
 from launcher.keeper import member as members
 from launcher.keeper.member import Member, core_start, device_start, make_device_memory, make_machine_memory, row_of
-from launcher.machine import RAM_BASE, Device, Machine, Serial
+from launcher.machine.description import RAM_BASE, Device, Machine, Serial
 from proto.channel import Channel
 
 MACHINE = Machine(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 
 PROMPT = b"> "
 Start = Callable[..., Any]

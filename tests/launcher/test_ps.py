@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.ps import table_of
+from launcher.inspect.ps import table_of
 
 
 def device(id: str, **others: Any) -> dict[str, Any]:

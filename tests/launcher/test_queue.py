@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from launcher.inspect.queue import lines
 from launcher.keeper.flights import Guest
 from launcher.keeper.member import QUEUE_SIZE
 from launcher.keeper.poison import Flight
 from launcher.keeper.queues import _Queue, walk
-from launcher.queue import lines
 from proto.inflight import INFLIGHT_VERSION, region_size
 from proto.virtio import Feature, bit
 

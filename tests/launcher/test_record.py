@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 from launcher.record.words import requests_by_device, telling_of
 from launcher.replay.player import replay
 from proto.recording import RecordingReader

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 from proto.confine import landlock
 
 PROMPT = b"> "

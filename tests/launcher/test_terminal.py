@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 
 COMMAND = [sys.executable, "-P", "-m", "launcher", "run", "--guest", "bundled"]
 ROWS, COLUMNS = 33, 111

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from devproc.tellers import HEADERS, amount, strip
-from launcher.exitcodes import ExitCode
+from launcher.cli.exitcodes import ExitCode
 from launcher.trace.requests import FIELDS, Follower
 from launcher.trace.summary import Summary, duration
 from proto.trace import NO_QUEUE, TracePoint, TraceRecord

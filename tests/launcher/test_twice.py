@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.options import Given
-from launcher.specs import parse_disk
-from launcher.twice import refuse_twice
+from launcher.machine.options import Given
+from launcher.machine.twice import refuse_twice
+from launcher.machine.values import parse_disk
 from proto.errors import ConfigError
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from launcher.options import Given
-from launcher.plan import describe_device
-from launcher.specs import Card, parse_net
+from launcher.machine.options import Given
+from launcher.machine.plan import describe_device
+from launcher.machine.values import Card, parse_net
 from proto.errors import ConfigError
 
 KNOWN = describe_device("net")["properties"]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.cli.verbs import VERBS
 from launcher.qmp.actions import Actions
 from launcher.qmp.commands import COMMANDS, EVENTS, TYPES, find_command
 from launcher.qmp.monitor import parse_words
@@ -17,7 +18,6 @@ from launcher.qmp.reference import BEGIN, END, reference
 from launcher.qmp.schema import schema
 from launcher.qmp.session import MOST_BYTES, Session, Values, event_of
 from launcher.qmp.tree import build_tree, draw, find
-from launcher.verbs import VERBS
 from proto.errors import ConfigError
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "qmp.md"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tapping import Tapped, disk, request
 
-from launcher.bundles import saved_request
+from launcher.inspect.bundles import saved_request
 from launcher.replay.compare import hexdump
 from launcher.replay.frontend import FrontEnd
 from launcher.replay.place import scratch_pieces

@@ -27,8 +27,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher.frame import CommandOutput, PanicWatch
-from launcher.terminal import RawTerminal
+from launcher.console.frame import CommandOutput, PanicWatch
+from launcher.console.terminal import RawTerminal
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed
 

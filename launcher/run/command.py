@@ -12,16 +12,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launcher import __version__, show
-from launcher.configfile import read_config
-from launcher.console import Console, Outcome, ending_signals
-from launcher.exitcodes import ExitCode, exit_code
-from launcher.frame import CommandOutput
-from launcher.machine import Machine
-from launcher.options import RUN_OPTIONS, Given, Options
-from launcher.plan import Plan, describe_device, device_names, make_plan
-from launcher.start import start
-from launcher.terminal import RawTerminal, size
+from launcher import __version__
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode, exit_code
+from launcher.console.frame import CommandOutput
+from launcher.console.session import Console, Outcome, ending_signals
+from launcher.console.terminal import RawTerminal, size
+from launcher.machine.configfile import read_config
+from launcher.machine.description import Machine
+from launcher.machine.options import RUN_OPTIONS, Given, Options
+from launcher.machine.plan import Plan, describe_device, device_names, make_plan
+from launcher.run.start import start
 from proto.channel import Packet
 from proto.errors import ConfigError
 from proto.suggest import did_you_mean

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.control import connect
-from launcher.ps import look
+from launcher.inspect.ps import look
 from launcher.service import begin
 from proto.errors import BulkheadError
 
@@ -60,7 +60,7 @@ METRICS = (
 
 
 def render(seen: dict[str, Any]) -> str:
-    """The figures of one look (`launcher.ps.look`) in Prometheus's text format."""
+    """The figures of one look (`launcher.inspect.ps.look`) in Prometheus's text format."""
     return "".join(line + "\n" for metric in METRICS for line in _lines(metric, seen))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.options import GROUPS, RUN_OPTIONS
+from launcher.machine.options import GROUPS, RUN_OPTIONS
 
 __all__ = ["VERBS", "Verb", "find_verb"]
 
@@ -62,8 +62,8 @@ VERBS = (
         "run",
         "start a machine and be its console; or run COMMAND in Linux",
         "bulkhead run [options] [-- COMMAND [ARGUMENT…]]",
-        "run:run",
-        "verbs:run_arguments",
+        "run.command:run",
+        "cli.verbs:run_arguments",
         RUN_DETAILS,
         (
             ("bulkhead run", "a console"),
@@ -79,8 +79,8 @@ VERBS = (
         "demo",
         "show it working: Linux from a disk that lives in another process",
         "bulkhead demo [--guest debian|bundled]",
-        "demo:run",
-        "demo:add_arguments",
+        "run.demo:run",
+        "run.demo:add_arguments",
         "Boots twice, writes and verifies 64 MiB; meanwhile the disk's process is killed five times and its image\n"
         "changes its format. Leaves nothing behind.",
     ),
@@ -88,8 +88,8 @@ VERBS = (
         "ps",
         "show the processes of running machines",
         "bulkhead ps [--machine NAME] [--watch | --sandbox] [--json]",
-        "ps:run",
-        "ps:add_arguments",
+        "inspect.ps:run",
+        "inspect.ps:add_arguments",
         "MEM is what the process has for itself; guest memory counts where it is used alone: in the core.",
         (
             ("bulkhead ps --watch", "a live table"),
@@ -101,8 +101,8 @@ VERBS = (
         "logs",
         "show what the processes of a machine have logged",
         "bulkhead logs [ID] [-f] [--machine NAME]",
-        "logs:run",
-        "logs:add_arguments",
+        "inspect.logs:run",
+        "inspect.logs:add_arguments",
         "ID is a process (core, blk0, …) or keeper. Logs live as long as the machine.",
         (("bulkhead logs blk0 -f", "follow one process"),),
     ),
@@ -110,8 +110,8 @@ VERBS = (
         "attach",
         "be the console of a machine that was started with --detach",
         "bulkhead attach [--machine NAME] | attach ID [-- COMMAND]",
-        "attach:run",
-        "attach:add_arguments",
+        "console.attach:run",
+        "console.attach:add_arguments",
         "Shows what the guest said meanwhile, then is its console. Ctrl-A d, the terminal's end or a signal leave the\n"
         "machine running; Ctrl-A x ends it. As often as you like, one console at a time.",
         (
@@ -126,16 +126,16 @@ VERBS = (
         "stop",
         "end a machine",
         "bulkhead stop [--machine NAME]",
-        "orders:stop",
-        "orders:stop_arguments",
+        "orders.lifecycle:stop",
+        "orders.lifecycle:stop_arguments",
         "Like pulling the plug: the guest is not asked. Returns when everything of the machine is gone.",
     ),
     Verb(
         "crashes",
         "list, show or remove what crashes of devices have left",
         "bulkhead crashes [ID] [--machine NAME] [--json] [--clean]",
-        "crashes:run",
-        "crashes:add_arguments",
+        "inspect.crashes:run",
+        "inspect.crashes:add_arguments",
         "Each crash leaves a bundle: what died and how, what it had in flight, its log, its last trace records.\n"
         "ID is a bundle's name or the end of one, or `last`. They are in $XDG_STATE_HOME/bulkhead/crashes.",
         (("bulkhead crashes", "a table"), ("bulkhead crashes last", "the latest one, in full")),
@@ -145,24 +145,24 @@ VERBS = (
         "pause",
         "have the guest stand still",
         "bulkhead pause [--machine NAME]",
-        "orders:pause",
-        "orders:machine_argument",
+        "orders.lifecycle:pause",
+        "orders.lifecycle:machine_argument",
         "The guest's harts run nothing and its time does not pass; devices and their sessions go on.",
     ),
     Verb(
         "cont",
         "have a paused guest go on",
         "bulkhead cont [--machine NAME]",
-        "orders:cont",
-        "orders:machine_argument",
+        "orders.lifecycle:cont",
+        "orders.lifecycle:machine_argument",
         "Also starts devices that wait because of on-crash=pause.",
     ),
     Verb(
         "restart",
         "replace a device's process by a new one; the guest sees a pause",
         "bulkhead restart ID [--machine NAME]",
-        "orders:restart",
-        "orders:restart_arguments",
+        "orders.lifecycle:restart",
+        "orders.lifecycle:restart_arguments",
         "Requests in flight are finished by the new process. Use it after editing a device of your own.",
         (("bulkhead restart mydev0", "load the edited device"),),
     ),
@@ -170,8 +170,8 @@ VERBS = (
         "swap",
         "change what is behind a device, or its code, while the guest runs",
         "bulkhead swap ID URI|NAME=VALUE… [--machine NAME] [--json]",
-        "exchange:run",
-        "exchange:add_arguments",
+        "orders.swap:run",
+        "orders.swap:add_arguments",
         "A disk takes a URI, a network what --net takes, a shared folder a directory, every device PATH.py:Class\n"
         "and properties. The old process serves until the new one is ready; if that does not come up, or does not\n"
         "fit what the guest knows, the old one goes on. A disk that grows is announced to the guest.",
@@ -219,8 +219,8 @@ VERBS = (
         "break",
         "stop, fail, delay, drop or change requests of a device",
         "bulkhead break ID [FILTER] [--action ACTION] [--before complete] [--list] [--clear] [--file FILE]",
-        "breaking:rule",
-        "breaking:break_arguments",
+        "orders.breaking:rule",
+        "orders.breaking:break_arguments",
         "A rule takes requests that match FILTER (all if there is none) when the device has taken them, or before the\n"
         "driver gets them back. Rules outlive a device's process. The rest is in docs/break.md.",
         (
@@ -236,46 +236,46 @@ VERBS = (
         "held",
         "show the requests that rules hold",
         "bulkhead held [ID] [--json]",
-        "breaking:held",
-        "breaking:held_arguments",
+        "orders.breaking:held",
+        "orders.breaking:held_arguments",
         "`bulkhead queue ID` shows them among the others.",
     ),
     Verb(
         "step",
         "let one held request go on",
         "bulkhead step ID [N]",
-        "breaking:step",
-        "breaking:step_arguments",
+        "orders.breaking:step",
+        "orders.breaking:step_arguments",
         "The oldest, or the one of that number. The next rule may hold it again: at its completion, for example.",
     ),
     Verb(
         "go",
         "let held requests go on",
         "bulkhead go ID [N|all]",
-        "breaking:go",
-        "breaking:go_arguments",
+        "orders.breaking:go",
+        "orders.breaking:go_arguments",
     ),
     Verb(
         "drop",
         "answer held requests as done, without doing them",
         "bulkhead drop ID [N|all]",
-        "breaking:drop",
-        "breaking:go_arguments",
+        "orders.breaking:drop",
+        "orders.breaking:go_arguments",
         "A disk says OK and has written nothing; a network card loses the frame.",
     ),
     Verb(
         "fail",
         "answer held requests with an I/O error",
         "bulkhead fail ID [N|all]",
-        "breaking:fail",
-        "breaking:go_arguments",
+        "orders.breaking:fail",
+        "orders.breaking:go_arguments",
     ),
     Verb(
         "change",
         "change bytes of a held request, and let it go on",
         "bulkhead change ID N BYTES@OFFSET",
-        "breaking:change",
-        "breaking:change_arguments",
+        "orders.breaking:change",
+        "orders.breaking:change_arguments",
         "After pop these are bytes that the device reads (a copy: the guest's memory stays as it is), before complete\n"
         "bytes that the driver reads.",
         (("bulkhead change blk0 4711 00080000@8", "a disk request's sector is bytes 8 to 15 of its header"),),
@@ -284,8 +284,8 @@ VERBS = (
         "queue",
         "show a device's rings and requests, and what is wrong with them",
         "bulkhead queue ID [--descriptors] [--json]",
-        "queue:run",
-        "queue:add_arguments",
+        "inspect.queue:run",
+        "inspect.queue:add_arguments",
         "Read from shared memory: it works while the device is dead, hung, held or in quarantine.",
         (("bulkhead queue blk0 --descriptors", "with the buffers of each request"),),
     ),
@@ -324,8 +324,8 @@ VERBS = (
         "debug",
         "run a device's process under a debugger in this terminal",
         "bulkhead debug ID [-- COMMAND]",
-        "debug:run",
-        "debug:add_arguments",
+        "orders.debug:run",
+        "orders.debug:add_arguments",
         "Its successor is started by COMMAND (default: python -m pdb), which gets the device's process as its last\n"
         "words; the guest waits while it stands still. When COMMAND ends, the device is supervised as before.",
         (
@@ -350,8 +350,8 @@ VERBS = (
         "mirror",
         "copy a disk elsewhere while the guest uses it, then use the copy",
         "bulkhead mirror ID [URI] [--rate SIZE] [--no-pivot] [--cancel] [--machine NAME] [--json]",
-        "mirroring:run",
-        "mirroring:add_arguments",
+        "orders.mirror:run",
+        "orders.mirror:add_arguments",
         "A missing image is made, as large as the disk. Ctrl-C cancels: the guest stays on its old disk. If this\n"
         "command is killed the mirror goes on, and the same command again joins it; so does ID alone.",
         (
@@ -447,16 +447,16 @@ VERBS = (
         "doctor",
         "say what this host lacks, and what to do",
         "bulkhead doctor [--json]",
-        "doctor:run",
-        "doctor:add_arguments",
+        "cli.doctor:run",
+        "cli.doctor:add_arguments",
         sweeps=False,
     ),
     Verb(
         "completion",
         "print a completion script for the shell",
         "bulkhead completion bash|zsh|fish",
-        "completion:run",
-        "completion:add_arguments",
+        "cli.completion:run",
+        "cli.completion:add_arguments",
         examples=(
             ('eval "$(bulkhead completion bash)"', "in ~/.bashrc"),
             ("bulkhead completion zsh > ~/.zfunc/_bulkhead", "where fpath has ~/.zfunc"),
@@ -464,7 +464,7 @@ VERBS = (
         ),
         sweeps=False,
     ),
-    Verb("version", "print the version", "bulkhead version", "cli:print_version", sweeps=False),
+    Verb("version", "print the version", "bulkhead version", "cli.main:print_version", sweeps=False),
 )
 
 

@@ -18,9 +18,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, exchange
-from launcher.exitcodes import ExitCode
 from launcher.keeper.child import die_with_parent, module_environment
 from proto.channel import DEBUGGED, ENVIRONMENT, Channel
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed

@@ -22,7 +22,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from launcher.options import RUN_OPTIONS, Given, Option, Options
+from launcher.machine.options import RUN_OPTIONS, Given, Option, Options
 from proto.errors import ConfigError
 from proto.suggest import did_you_mean
 

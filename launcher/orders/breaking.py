@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode
-from launcher.faultfile import read_faults
+from launcher.orders.faultfile import read_faults
 from proto.channel import Channel
 from proto.errors import ConfigError
 from proto.faults import FIELDS, Rule, parse_change

@@ -18,10 +18,10 @@ from typing import Any
 
 from launcher.keeper.child import module_command, module_environment
 from launcher.keeper.listeners import parse_where
-from launcher.machine import CONSOLE, MAX_HARTS, NETWORK, VIRTIO_SLOTS, WINDOW, Device, Machine, Serial
-from launcher.options import Given, Options
-from launcher.rundir import RunDirectory
-from launcher.specs import (
+from launcher.machine.description import CONSOLE, MAX_HARTS, NETWORK, VIRTIO_SLOTS, WINDOW, Device, Machine, Serial
+from launcher.machine.options import Given, Options
+from launcher.machine.twice import refuse_twice
+from launcher.machine.values import (
     REMOTE,
     Card,
     Share,
@@ -35,7 +35,7 @@ from launcher.specs import (
     parse_share,
     take_policy,
 )
-from launcher.twice import refuse_twice
+from launcher.run.rundir import RunDirectory
 from proto.errors import ConfigError
 from proto.suggest import did_you_mean
 
@@ -279,7 +279,7 @@ def _program(read: _Reader, guest: str, images: Any) -> tuple[str, str, str, str
         initrd = own_initrd or str(images.initrd)
         return str(images.kernel), initrd, " ".join(filter(None, words)), label, None if own_initrd else root
     if guest == "bundled":
-        from launcher.bundled import bundled_guest
+        from launcher.machine.bundled import bundled_guest
 
         return str(bundled_guest()), read.file("initrd"), append, BUNDLED, None
     kernel = read.file("kernel")
@@ -313,7 +313,7 @@ def _faults(given: Given | None, machine: Machine) -> tuple[dict[str, Any], ...]
     """--faults: rules for its devices."""
     if given is None:
         return ()
-    from launcher.faultfile import read_faults
+    from launcher.orders.faultfile import read_faults
 
     names = [device.id for device in machine.devices if device.kind == "virtio"]
     return tuple(rule.as_dict() for rule in read_faults(Path(absolute(given, str(given.value))), names))

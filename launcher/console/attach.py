@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher import show
-from launcher.console import Console, Outcome, ending_signals
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode, exit_code
+from launcher.console.session import Console, Outcome, ending_signals
+from launcher.console.terminal import RawTerminal
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode, exit_code
-from launcher.rundir import run_base
-from launcher.terminal import RawTerminal
+from launcher.run.rundir import run_base
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The verb. Returns the exit code: 0 when the console was left, else how the machine ended."""
     if arguments.id or arguments.command:
-        from launcher.debug import run as debug
+        from launcher.orders.debug import run as debug
 
         if not arguments.id:
             raise ConfigError(

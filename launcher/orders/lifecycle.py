@@ -6,8 +6,8 @@ import argparse
 import time
 from typing import Any
 
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode
 from proto.channel import Channel
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 

@@ -8,10 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode
-from launcher.rundir import run_base
+from launcher.run.rundir import run_base
 from proto.errors import BulkheadError, ChannelClosed, ConfigError, DeadlineMissed
 from proto.suggest import did_you_mean
 

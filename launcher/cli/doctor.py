@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from launcher import show
-from launcher.bundled import bundled_guest
-from launcher.exitcodes import ExitCode
-from launcher.rundir import machines, run_base, scratch_base, sweep
-from launcher.sandbox import found_on_this_host
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
+from launcher.inspect.sandbox import found_on_this_host
+from launcher.machine.bundled import bundled_guest
+from launcher.run.rundir import machines, run_base, scratch_base, sweep
 from proto.errors import BulkheadError, ConfigError
 
 __all__ = ["CHECKS", "add_arguments", "run"]

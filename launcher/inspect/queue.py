@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from devproc.tellers import amount
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode
 from proto.virtio import DESC_F_INDIRECT, DESC_F_WRITE
 
 __all__ = ["add_arguments", "lines", "run"]

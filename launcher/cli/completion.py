@@ -10,8 +10,8 @@ import argparse
 import shlex
 from dataclasses import dataclass
 
-from launcher.exitcodes import ExitCode
-from launcher.verbs import VERBS, Verb
+from launcher.cli.exitcodes import ExitCode
+from launcher.cli.verbs import VERBS, Verb
 from proto.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def options_of(verb: Verb) -> list[Word]:
     """The options of a verb."""
-    from launcher.cli import make_parser
-    from launcher.options import RUN_OPTIONS
+    from launcher.cli.main import make_parser
+    from launcher.machine.options import RUN_OPTIONS
 
     takes = {}
     for option in RUN_OPTIONS:
@@ -80,14 +80,14 @@ def _positional(verb: Verb) -> str:
 
 
 def _machines() -> str:
-    from launcher.rundir import machines
+    from launcher.run.rundir import machines
 
     return "".join(f"{name}\n" for name in machines())
 
 
 def _processes() -> str:
     from launcher.control import connect, request
-    from launcher.rundir import machines
+    from launcher.run.rundir import machines
     from proto.errors import BulkheadError
 
     names: list[str] = []
@@ -101,7 +101,7 @@ def _processes() -> str:
 
 
 def _devices() -> list[str]:
-    from launcher.plan import device_names
+    from launcher.machine.plan import device_names
 
     return device_names()
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from launcher.machine import Machine
+from launcher.machine.description import Machine
 
 __all__ = [
     "Progress",

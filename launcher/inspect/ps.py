@@ -15,11 +15,12 @@ import sys
 import time
 from typing import Any
 
-from launcher import sandbox, show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
+from launcher.console.terminal import size
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode
-from launcher.rundir import machines
-from launcher.terminal import size
+from launcher.inspect import sandbox
+from launcher.run.rundir import machines
 from proto.channel import Channel
 from proto.errors import BulkheadError, ConfigError, DeadlineMissed
 

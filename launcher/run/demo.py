@@ -25,19 +25,21 @@ from typing import Any
 
 import psutil
 
-from launcher import __version__, ps, show
-from launcher.console import Console, Outcome, ending_signals
+from launcher import __version__
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
+from launcher.console.frame import CommandOutput
+from launcher.console.session import Console, Outcome, ending_signals
+from launcher.console.terminal import RawTerminal, size
 from launcher.control import connect, request
-from launcher.exchange import device_row
-from launcher.exitcodes import ExitCode
-from launcher.frame import CommandOutput
 from launcher.images import ImagesError
-from launcher.options import Given, Options
-from launcher.orders import PERIOD, await_running
-from launcher.plan import Plan, make_plan
-from launcher.rundir import machines, scratch_directory
-from launcher.start import Started, start
-from launcher.terminal import RawTerminal, size
+from launcher.inspect import ps
+from launcher.machine.options import Given, Options
+from launcher.machine.plan import Plan, make_plan
+from launcher.orders.lifecycle import PERIOD, await_running
+from launcher.orders.swap import device_row
+from launcher.run.rundir import machines, scratch_directory
+from launcher.run.start import Started, start
 from proto.channel import Packet
 from proto.errors import BulkheadError, ConfigError
 

@@ -13,12 +13,12 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from launcher.console import Outcome
+from launcher.console.session import Outcome
+from launcher.console.terminal import RawTerminal
 from launcher.keeper.child import module_command, module_environment
-from launcher.machine import Machine
-from launcher.plan import Plan
-from launcher.rundir import RunDirectory, sweep
-from launcher.terminal import RawTerminal
+from launcher.machine.description import Machine
+from launcher.machine.plan import Plan
+from launcher.run.rundir import RunDirectory, sweep
 from proto.channel import Channel
 from proto.errors import BulkheadError
 

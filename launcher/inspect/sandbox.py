@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher import show
+from launcher.cli import show
 from proto.confine import landlock, namespaces
 from proto.errors import ConfigError
 

@@ -15,10 +15,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
-from launcher import __version__, show
-from launcher.exitcodes import ExitCode, help_text
-from launcher.options import RUN_OPTIONS
-from launcher.verbs import VERBS, Verb, find_verb
+from launcher import __version__
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode, help_text
+from launcher.cli.verbs import VERBS, Verb, find_verb
+from launcher.machine.options import RUN_OPTIONS
 from proto.errors import BulkheadError, ConfigError
 from proto.suggest import did_you_mean
 
@@ -166,7 +167,7 @@ def _main(words: list[str]) -> int:
         raise _unknown_verb(words[0])
     arguments = _parse(verb, words[1:])
     if verb.sweeps:
-        from launcher.rundir import sweep
+        from launcher.run.rundir import sweep
 
         sweep()
     return verb.run(arguments)

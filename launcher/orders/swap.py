@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
-from launcher.exitcodes import ExitCode
-from launcher.machine import NETWORK
-from launcher.options import Given
-from launcher.specs import SHARE_DEVICES, absolute, parse_device, parse_disk, parse_net
+from launcher.machine.description import NETWORK
+from launcher.machine.options import Given
+from launcher.machine.values import SHARE_DEVICES, absolute, parse_device, parse_disk, parse_net
 from proto.channel import Channel
 from proto.errors import ConfigError
 
@@ -112,7 +112,7 @@ def _disk(given: Given) -> dict[str, Any]:
 
 
 def _net(given: Given) -> dict[str, Any]:
-    from launcher.plan import describe_device
+    from launcher.machine.plan import describe_device
 
     card = parse_net(given, describe_device(NETWORK)["properties"])
     return {"backend": card.uri, "properties": card.properties}

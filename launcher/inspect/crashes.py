@@ -1,4 +1,4 @@
-"""`bulkhead crashes`: what crashes of devices have left (`launcher.bundles`), as a table, one in full, or as JSON."""
+"""`bulkhead crashes`: what crashes of devices have left (`launcher.inspect.bundles`): a table, one in full, or JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import time
 from typing import Any
 
-from launcher import show
-from launcher.bundles import Bundle, bundles, clean, crash_base, load_request
-from launcher.exitcodes import ExitCode
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
+from launcher.inspect.bundles import Bundle, bundles, clean, crash_base, load_request
 from proto.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]

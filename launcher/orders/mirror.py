@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launcher import show
+from launcher.cli import show
+from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
-from launcher.exchange import device_row
-from launcher.exitcodes import ExitCode
-from launcher.options import Given
-from launcher.specs import parse_disk, parse_size
+from launcher.machine.options import Given
+from launcher.machine.values import parse_disk, parse_size
+from launcher.orders.swap import device_row
 from proto.channel import Channel
 from proto.errors import ConfigError
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from launcher.options import Given
+from launcher.machine.options import Given
 from proto.errors import ConfigError
 
 __all__ = ["refuse_twice"]

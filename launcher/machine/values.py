@@ -12,8 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.machine import Serial
-from launcher.options import Given
+from launcher.machine.description import Serial
+from launcher.machine.options import Given
 from proto.errors import ConfigError
 from proto.suggest import did_you_mean
 

@@ -1,0 +1,1 @@
+"""The console: the user's terminal at one end, the guest's serial line at the other."""

@@ -1,0 +1,1 @@
+"""Looking at running machines: processes, logs, crashes, queues, sandboxes, metrics."""

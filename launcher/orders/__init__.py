@@ -1,0 +1,1 @@
+"""Orders to running machines: stop, restart, swap, mirror, break, debug."""

@@ -1,0 +1,1 @@
+"""Running a machine: its directory, its start, `bulkhead run` and `bulkhead demo`."""
