@@ -37,6 +37,7 @@ docs: $(SETUP)
 	$(BIN)/python -m core.cpu.reference docs/csrs.md
 	$(BIN)/python -m launcher.trace.reference docs/trace.md
 	$(BIN)/python -m launcher.qmp.reference docs/qmp.md
+	$(BIN)/python -m launcher.cli.reference docs/command-line.md
 
 # What tests and benchmarks compare with or build with: Debian packages, installed only where this user may.
 tools:

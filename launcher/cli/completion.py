@@ -63,22 +63,6 @@ def _value(action: argparse.Action) -> str:
     return "file" if action.metavar in ("FILE", "OUT", "DIR") else "value"
 
 
-def _positional(verb: Verb) -> str:
-    """What a verb's own argument is: processes, shells, or nothing."""
-    return {
-        "logs": "processes",
-        "restart": "processes",
-        "swap": "processes",
-        "trace": "processes",
-        "record": "processes",
-        "keys": "create",
-        **dict.fromkeys(("break", "held", "step", "go", "drop", "fail", "change", "queue"), "processes"),
-        **dict.fromkeys(("debug", "attach"), "processes"),
-        "mirror": "processes",
-        "completion": "bash zsh fish",
-    }.get(verb.name, "")
-
-
 def _machines() -> str:
     from launcher.run.rundir import machines
 
@@ -149,8 +133,8 @@ def _bash() -> str:
                 continue
             pattern = "|".join(f'"{verb.name} {name}"' for name in word.names)
             values.append(f"    {pattern}) {_bash_value(word.takes)}; return ;;")
-        if _positional(verb):
-            positionals.append(f"        {verb.name}) {_bash_words(_positional(verb))} ;;")
+        if verb.completes:
+            positionals.append(f"        {verb.name}) {_bash_words(verb.completes)} ;;")
     return _BASH.format(
         verbs=" ".join(verb.name for verb in VERBS),
         values="\n".join(values),
@@ -204,11 +188,10 @@ def _zsh() -> str:
     cases = []
     for verb in VERBS:
         specs = [_zsh_option(name, word) for word in options_of(verb) for name in word.names]
-        positional = _positional(verb)
-        if positional == "processes":
+        if verb.completes == "processes":
             specs.append("'*:process:{_bulkhead_names processes}'")
-        elif positional:
-            specs.append(f"'*:shell:({positional})'")
+        elif verb.completes:
+            specs.append(f"'*:word:({verb.completes})'")
         cases.append(f"    {verb.name}) _arguments " + " ".join(specs) + " ;;")
     return _ZSH.format(verbs="\n".join(verbs), cases="\n".join(cases))
 
@@ -238,9 +221,8 @@ def _fish() -> str:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in word.names)
             line = f"complete -c bulkhead -n {condition} {names} -d {shlex.quote(word.help)}"
             lines.append(line + _fish_value(word.takes))
-        positional = _positional(verb)
-        if positional:
-            words = "(bulkhead completion processes)" if positional == "processes" else positional
+        if verb.completes:
+            words = "(bulkhead completion processes)" if verb.completes == "processes" else verb.completes
             lines.append(f"complete -c bulkhead -n {condition} -a {shlex.quote(words)}")
     return "\n".join(lines) + "\n"
 

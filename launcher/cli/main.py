@@ -18,7 +18,7 @@ from typing import NoReturn
 from launcher import __version__
 from launcher.cli import show
 from launcher.cli.exitcodes import ExitCode, help_text
-from launcher.cli.verbs import VERBS, Verb, find_verb
+from launcher.cli.verbs import GROUPS, VERBS, Verb, find_verb
 from launcher.machine.options import RUN_OPTIONS
 from proto.errors import BulkheadError, ConfigError
 from proto.suggest import did_you_mean
@@ -107,8 +107,7 @@ def overview() -> str:
         "",
         "A RISC-V machine whose devices are processes of their own.",
         "",
-        *(f"  {verb.name:<12}{verb.summary}" for verb in VERBS),
-        "",
+        *(line for group, title in GROUPS.items() for line in _listed(group, title)),
         _wrapped(
             "`bulkhead VERB --help` explains a verb. Verbs that concern a running machine take --machine NAME, which "
             "is not needed while only one runs. --debug, after any verb, shows the traceback of an error."
@@ -117,6 +116,10 @@ def overview() -> str:
         help_text(),
     ]
     return "\n".join(lines)
+
+
+def _listed(group: str, title: str) -> list[str]:
+    return [f"{title}:", *(f"  {verb.name:<12}{verb.summary}" for verb in VERBS if verb.group == group), ""]
 
 
 def print_version(arguments: argparse.Namespace) -> int:

@@ -20,14 +20,29 @@ from launcher.console.session import Console, Outcome, ending_signals
 from launcher.console.terminal import RawTerminal, size
 from launcher.machine.configfile import read_config
 from launcher.machine.description import Machine
-from launcher.machine.options import RUN_OPTIONS, Given, Options
+from launcher.machine.options import GROUPS, RUN_OPTIONS, Given, Options
 from launcher.machine.plan import Plan, describe_device, device_names, make_plan
 from launcher.run.start import start
 from proto.channel import Packet
 from proto.errors import ConfigError
 from proto.suggest import did_you_mean
 
-__all__ = ["run"]
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `run`, from their table."""
+    groups = {key: parser.add_argument_group(title) for key, title in GROUPS.items()}
+    for option in RUN_OPTIONS:
+        names = [option.short, option.long] if option.short else [option.long]
+        destination = option.name.replace("-", "_")
+        if option.kind == "flag":
+            groups[option.group].add_argument(*names, dest=destination, action="store_true", help=option.help)
+        else:
+            action = "append" if option.kind == "list" else "store"
+            groups[option.group].add_argument(
+                *names, dest=destination, action=action, metavar=option.metavar, help=option.help.replace("%", "%%")
+            )
 
 
 def run(arguments: argparse.Namespace) -> int:

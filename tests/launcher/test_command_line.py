@@ -8,13 +8,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from launcher.cli import exitcodes
 from launcher.cli import main as cli
-from launcher.cli.verbs import VERBS
+from launcher.cli.verbs import GROUPS, PACKAGES, VERBS
 from launcher.machine.options import RUN_OPTIONS, Given
 from launcher.machine.values import parse_device, parse_disk, parse_memory, parse_serial
 from proto.errors import ConfigError
@@ -285,6 +286,7 @@ def test_help_for_ones_own_device_does_not_run_it_here(capsys: pytest.CaptureFix
 
 def test_every_verb_and_option_is_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     overview = printed(capsys, "--help")
+    assert {verb.group for verb in VERBS} == set(GROUPS)
     for verb in VERBS:
         assert f"\n  {verb.name} " in overview
         text = cli.make_parser(verb).format_help()
@@ -386,3 +388,15 @@ def test_doctor_knows_this_host(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["name"] for row in rows} >= {"python", "shared memory", "packages"}
     for row in rows:
         assert row["state"] == "ok" or row["hint"]
+
+
+def test_the_verbs_are_known_without_importing_what_they_do() -> None:
+    program = (
+        "import sys, launcher.cli.main; print(*sorted(name for name in sys.modules if name.startswith('launcher.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    tables = {name for package in PACKAGES for name in (f"launcher.{package}", f"launcher.{package}.verbs")}
+    heavy = [
+        name for name in done.stdout.split() if name not in tables and name.split(".")[1] not in ("cli", "machine")
+    ]
+    assert heavy == []
