@@ -38,9 +38,7 @@ def test_the_libraries_of_libraries_are_brought_and_one_that_is_nowhere_is_named
     }
     monkeypatch.setattr(elf, "needed", lambda file: asks[file])
     monkeypatch.setattr(programs, "_fetched", lambda wanted, progress: [tmp_path])
-    monkeypatch.setattr(
-        programs.apt, "members", lambda file, wanted: [item for item in packed.items() if wanted(item[0])]
-    )
+    monkeypatch.setattr(apt, "members", lambda file, wanted: [item for item in packed.items() if wanted(item[0])])
     tree = programs_tree(Programs("tool", (), ("usr/bin/tool",)), lambda what, fraction: None)
     assert {path: entry.data for path, entry in tree.items() if entry.data} == {
         "bin/tool": b"tool",
