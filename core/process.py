@@ -162,8 +162,7 @@ class CoreProcess:
                 self.machine.publish(self.machine.state())
                 for link in self.links.values():
                     link.overdue(now)
-                    if link.up:
-                        link.port.take_calls()  # the CALL may have been lost
+                    link.port.take_calls()  # the CALL may have been lost, with its process too
             self._powerdown.look(now)
             if self.gdb is not None:
                 self.gdb.look()

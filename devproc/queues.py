@@ -219,10 +219,12 @@ class Queues:
         self.careful.release()
         self.go_on()
 
-    def go_on(self) -> None:
-        """While suspects are served first: serve the others, if it is their turn."""
+    def go_on(self) -> bool:
+        """While suspects are served first: serve the others, if it is their turn. True when it is others' turn now."""
+        before = self._served()
         if not self._paused:
             self._serve_enabled()
+        return self._served() != before
 
     def take_calls(self) -> int:
         """The queues, a bit each, for which a CALL is due; it is the caller's to send now."""
@@ -465,6 +467,9 @@ class Queues:
     def _inflight(self, index: int) -> int:
         assert self._pages.inflight is not None
         return self._pages.inflight.address + index * queue_region_size(self._table_size)
+
+    def _served(self) -> list[int]:
+        return [int(self.loop.rings[number]) for number in range(self.loop.count)]
 
     def _serve_enabled(self) -> None:
         serving = self.careful.choose([queue.ring for queue in self._queues.values() if queue.enabled])

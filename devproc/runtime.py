@@ -165,8 +165,8 @@ class Runtime:
         if queues is None:
             return reason
         self._waiting[0] = self.device.waits
-        if queues.careful.active:
-            queues.go_on()
+        if queues.careful.active and queues.go_on() and reason == Reason.SLEEP:
+            reason = Reason.SERVICE  # nobody has looked at those yet
         if reason == Reason.WORK:
             queues.work()
         elif reason == Reason.BROKEN:

@@ -36,6 +36,7 @@ from native import (
     acquire,
     addressof,
     atomic_add32,
+    atomic_cas32,
     atomic_swap32,
     fence,
     fn,
@@ -331,8 +332,11 @@ def core_wakes(mine: CoreToDevice) -> None:
 
 @fn
 def core_may_sleep(mine: CoreToDevice, theirs: DeviceToCore) -> bool:
-    """The last hart is about to sleep. False: a call came in, and the hart takes it and calls `core_wakes` instead."""
-    mine.sleeps = wrap32(mine.sleeps + 1)
+    """The last hart is about to sleep. False: a call came in, and the hart takes it and calls `core_wakes` instead.
+
+    Two harts may be here at once: one that was the last, and is slow, and one that ran meanwhile and is the last again.
+    A sleep counted by one must not be taken back by the other, or a call for the old number were the last."""
+    atomic_add32(addressof(mine.sleeps), 1)
     mine.awake = 0
     fence()
     return theirs.call_sequence == mine.calls_seen
@@ -357,14 +361,14 @@ def take_calls(mine: CoreToDevice, theirs: DeviceToCore) -> u32:
 @fn
 def open_session(mine: CoreToDevice, theirs: DeviceToCore, epoch: u32, mode: u32) -> None:
     """A device process of `epoch` said HELLO: from now on only its words count. Calls of its predecessor stay
-    pending."""
+    pending. Harts run meanwhile: one that goes to sleep must not be awake afterwards."""
+    awake: u32 = mine.awake
     mine.mode = mode
     mine.kick_latch = wrap32(theirs.sleeps - 1)
-    was_awake: bool = mine.awake != 0
     mine.epoch = epoch
-    if was_awake:
-        mine.awake = epoch
     fence()
+    if awake != 0:
+        atomic_cas32(addressof(mine.awake), awake, epoch)
 
 
 # The keeper runs these, on pages that nobody else uses yet or any more. `page` is a writable view of 4096 bytes.

@@ -41,7 +41,7 @@ __all__ = ["GPA", "QUEUES", "QUEUE_SIZE", "FrontEnd", "Outlet", "QueueLayout", "
 GPA = 0x8000_0000
 RAM_SIZE = 32 << 20
 QUEUES, QUEUE_SIZE = 16, 1024
-DEADLINE = 10.0
+DEADLINE = 60.0  # seconds; a busy host takes its time to start a process, and none is lost where all goes well
 
 
 class Segment:
@@ -411,7 +411,12 @@ class FrontEnd:
         try:
             return decode(self.socket.recv())
         except zmq.Again:
-            raise DeadlineMissed("no message from the device") from None
+            raise DeadlineMissed(f"no message from the device{self._complaint()}") from None
+
+    def _complaint(self) -> str:
+        """What the device has found wrong with its driver: then it may never answer."""
+        texts = [message.body["text"] for message in self.posted if message.name == "ERR"]
+        return f"; it has said: {texts[-1]}" if texts else ""
 
     def _take(self, message: Message) -> None:
         if message.name == "CALL":

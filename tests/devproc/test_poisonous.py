@@ -8,6 +8,7 @@ import pytest
 
 from launcher.keeper.poison import Suspects, in_flight
 from launcher.replay.frontend import GPA, QUEUE_SIZE, QUEUES
+from proto.inflight import queue_region_size
 from proto.pages import queue_statistics
 from proto.virtio import BlkType, Status
 
@@ -174,17 +175,51 @@ def test_the_disk_s_machine_code_refuses_a_condemned_request_and_carries_out_the
     front.kill()
     for slot in range(8):
         served.submit(slot, BlkType.OUT, 8 * slot, bytes([slot + 1]) * 512)
+    front.native.notify(layout.driver)  # what a process has taken, the driver had published
     for slot in range(6):  # as if it had died having taken six
         struct.pack_into("<B7xQ", front.inflight.view, 16 + 16 * (slot * 16), 1, slot + 1)
     front.start(careful=True, condemned=[[0, 3]])
     front.replay()
-    front.notify(layout)
     assert len({front.wait_used(layout)[0] for _ in range(8)}) == 8
     assert [served.result(slot)[0] for slot in range(8)] == [0, 0, 1, 0, 0, 0, 0, 0]
     content = (tmp_path / "disk.img").read_bytes()
     assert [content[4096 * slot] for slot in range(8)] == [1, 2, 0, 4, 5, 6, 7, 8]
     assert queue_statistics(front.device_page.view, 0).marked == 0
     assert served.request(BlkType.OUT, 0, bytes(512))[0] == 0
+
+
+WITHOUT_BEATS = """
+import devproc.runtime
+from devproc.device import Queue, VirtioDevice
+
+devproc.runtime.HEARTBEAT = 3600  # what nobody has told the loop of, it does not find out by itself
+
+class Plain(VirtioDevice):
+    device_id = 40
+    queues = (Queue("a", size=64), Queue("b", size=64))
+
+    def handle(self, request):
+        request.write(b"done")
+"""
+
+
+def test_what_waited_behind_the_suspects_is_served_without_being_told_again(start, tmp_path) -> None:
+    """A process that has carried out the suspects of one queue looks at the others' before it sleeps."""
+    (tmp_path / "plain.py").write_text(WITHOUT_BEATS)
+    front = start(f"{tmp_path}/plain.py:Plain")
+    front.negotiate()
+    one, other = (front.add_queue(index, 64, index * 0x10000) for index in range(2))
+    front.driver_ok()
+    front.kill()
+    for layout in (one, other):
+        put(front, layout, 0, b"H")
+        front.native.notify(layout.driver)
+        at = layout.index * queue_region_size(QUEUE_SIZE)
+        struct.pack_into("<B7xQ", front.inflight.view, at + 16, layout.index == 0, 1)
+    front.start(careful=True)
+    front.replay()
+    assert front.wait_used(one) == (0, 4)
+    assert front.wait_used(other) == (0, 4)
 
 
 def test_a_counter_that_was_condemned_means_nothing_after_the_driver_s_reset(disk) -> None:

@@ -51,15 +51,15 @@ def run_for(front, layout, seconds: float) -> None:
 
 
 def test_requests_taken_by_the_dead_come_again(disk, tmp_path):
-    """The device is stopped while requests wait in its ring, killed once it has taken them, and replaced."""
+    """Requests wait in the ring of a device that dies having taken some of them, and is replaced."""
     served = disk(bytes(1 << 20))
     front, layout = served.front, served.layout
     table = front.inflight.view
     data = [os.urandom(512) for _ in range(8)]
     for slot, block in enumerate(data):
         served.submit(slot, BlkType.OUT, slot * 8, block)
-    front.native.notify(layout.driver)
     front.kill()
+    front.native.notify(layout.driver)
     for slot in range(3):  # as if it had been killed having taken three: counter, in flight
         struct.pack_into("<B7xQ", table, 16 + 16 * (slot * 16), 1, slot + 1)
     front.start()

@@ -95,6 +95,21 @@ def test_calls_of_a_predecessor_stay_pending(link):
     assert pages.call_pending(link.core, link.device)
 
 
+def test_a_core_that_sleeps_while_a_session_opens_is_asleep_for_it(link):
+    pages.core_wakes(link.core)
+    assert pages.core_may_sleep(link.core, link.device)
+    pages.reset_device_page(link.device_area.view(), 2)
+    pages.open_session(link.core, link.device, 2, LinkMode.WORDS)
+    assert pages.signal_core(link.device, link.core, 0)
+
+
+def test_a_hart_that_runs_while_a_session_opens_is_awake_for_it(link):
+    pages.core_wakes(link.core)
+    pages.reset_device_page(link.device_area.view(), 2)
+    pages.open_session(link.core, link.device, 2, LinkMode.WORDS)
+    assert not pages.signal_core(link.device, link.core, 0)
+
+
 def test_mmio_is_carried_out_at_most_once(link):
     assert pages.mmio_begin(link.device, 1)
     pages.reset_device_page(link.device_area.view(), 2)  # killed before it could say that it was done
