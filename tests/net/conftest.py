@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from available import missing
 
+from bench.iperf import initramfs
 from launcher.images import Images, ImagesError, ensure
 
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
@@ -31,6 +32,17 @@ def images() -> Images:
     except ImagesError as error:
         missing(f"the Debian images: {error}")
         raise
+
+
+@pytest.fixture
+def iperf3_initrd(images: Images, tmp_path: Path) -> Path:
+    """The Debian guest's initramfs, with iperf3."""
+    path = tmp_path / "iperf3.cpio"
+    try:
+        path.write_bytes(initramfs(images))
+    except ImagesError as error:
+        missing(f"iperf3 for the Debian guest: {error}")
+    return path
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 from available import missing
 
+from bench.iperf import report
 from launcher.images import KERNEL_COMMAND_LINE, Command, GuestCard, Images, network_archive
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 Start = Callable[..., Any]
 MIB = 1 << 20
+WINDOW = 12 * MIB  # of iperf3's bytes may be under way when its sender has sent all: the receiver stops to count
 
 
 def free_port() -> int:
@@ -107,17 +109,29 @@ def test_a_peer_that_is_killed_is_started_again(guest: Start, serve: Start, wait
     assert server.hash in machine.finish()
 
 
-def test_two_machines_exchange_data_over_a_hub(guest: Start, tmp_path: Path) -> None:
+def test_two_machines_run_iperf3_over_a_hub(guest: Start, iperf3_initrd: Path, tmp_path: Path) -> None:
+    """A file with its sum, then iperf3 both ways; large frames pass the hub as they are."""
+    size = 50 * MIB
     hub = f"hub:{tmp_path}/hub"
-    serving = "cd /root; head -c 60000000 /dev/urandom >data; sha256sum <data; httpd -p 80 -h /root; nc -l -p 81"
+    serving = (
+        "cd /root; head -c 20000000 /dev/urandom >data; sha256sum <data; httpd -p 80 -h /root; "
+        "iperf3 -s -1 >/dev/null; iperf3 -s -1 >/dev/null; cat /sys/class/net/eth0/statistics/rx_packets"
+    )
     getting = (
         "until wget -q -O /root/got http://10.1.0.1/data; do sleep 0.2; done; sha256sum </root/got; "
-        "until echo over | nc 10.1.0.1 81; do sleep 0.2; done"
+        f"for way in '' -R; do until iperf3 -c 10.1.0.1 -n {size} --json $way >/root/report; do sleep 0.2; done; "
+        "cat /root/report; echo; echo end; done"
     )
-    one = guest("--net", f"{hub},ip=10.1.0.1/24", script=serving, name="one")
-    two = guest("--net", f"{hub},ip=10.1.0.2/24", script=getting, name="two")
-    (got,) = re.findall(r"[0-9a-f]{64}", two.finish())
-    assert got in one.finish()
+    one = guest("--initrd", str(iperf3_initrd), "--net", f"{hub},ip=10.1.0.1/24", script=serving, name="one")
+    two = guest("--initrd", str(iperf3_initrd), "--net", f"{hub},ip=10.1.0.2/24", script=getting, name="two")
+    printed = two.finish()
+    digest, _, packets = one.finish().split()[-3:]
+    assert re.findall(r"[0-9a-f]{64}", printed) == [digest]
+    reports = [report(text) for text in re.findall(r"^{$.*?(?=^end$)", printed, re.DOTALL | re.MULTILINE)]
+    assert [found.sent for found in reports] == [size, size]
+    for found in reports:
+        assert size - WINDOW <= found.received <= size
+    assert int(packets) < size // 4000
 
 
 def test_a_qemu_guest_and_ours_ping_each_other_over_a_stream(guest: Start, images: Images, tmp_path: Path) -> None:
