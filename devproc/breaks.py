@@ -4,7 +4,8 @@ done with them in the end.
 While there are rules every request comes by the readable path (`devproc.queues`), and is judged after it was taken and
 before it is given back. A request that is held is *parked*: the loop goes on, so that nothing hangs; a successor of the
 process is handed it again, and judges it again; when the driver resets the device it is forgotten. In a queue that is
-served in order nothing is taken while one of its requests is held.
+served in order nothing is taken while one of its requests is held. What has arrived and is in no ring yet is judged in
+the same way by the device that reads it (`devproc.net.arrivals`), and kept in the `room` meanwhile.
 
 Promises: without rules nothing of this is on any request's way but one test. Does not: keep rules, or counts; they are
 the keeper's.
@@ -23,7 +24,7 @@ from devproc.refusal import accept
 from devproc.request import Request
 from native.memory import Area
 from proto.errors import BackendError
-from proto.faults import TALLY_SIZE, Rule, Tally
+from proto.faults import RULES_SIZE, TALLY_SIZE, Rule, Tally
 from proto.filters import Filter
 from proto.trace import DATA_BYTES
 
@@ -76,14 +77,16 @@ class Breaks:
         self._kind = kind
         self._rules: dict[str, list[tuple[Rule, Filter | None]]] = {"pop": [], "complete": []}
         self._tally: Tally | None = None
+        self.room: memoryview | None = None  # for what a device holds that is in no ring (`proto.room`)
         self._held: dict[tuple[int, int], Held] = {}
 
     def set_rules(self, rules: Sequence[dict[str, Any]], fd: int | None) -> None:
         """These from now on; `fd` is the segment of their tally, which stays the caller's. Requests held by rules that
         are no more go on."""
         if fd is not None and self._tally is None:
-            self._area = Area.map_fd(fd, TALLY_SIZE, shared=True, live_peer=True)
-            self._tally = Tally(self._area.view())
+            self._area = Area.map_fd(fd, RULES_SIZE, shared=True, live_peer=True)
+            self._tally = Tally(self._area.view()[:TALLY_SIZE])
+            self.room = self._area.view()[TALLY_SIZE:]
         parsed = [Rule.parse(rule) for rule in rules]
         for at in self._rules:
             self._rules[at] = [(rule, rule.filter()) for rule in parsed if rule.at == at]
@@ -91,6 +94,10 @@ class Breaks:
         self.changed = True  # the keeper is told that they are in force
         left = {rule.slot for rule in parsed}
         self.release([held for held in self._held.values() if held.rule.slot not in left], "go")
+
+    def rule(self, slot: int) -> Rule | None:
+        """The rule of this number, if there is one."""
+        return next((rule for rules in self._rules.values() for rule, _ in rules if rule.slot == slot), None)
 
     @property
     def watched(self) -> bool:
@@ -105,17 +112,20 @@ class Breaks:
         rules = self._rules[at]
         if not rules or self._tally is None:
             return None
-        fields = self._fields(at, request, first_at)
+        fields = self.tell(at, request, first_at)
         key = request.queue << _QUEUE_SHIFT | request.number
         for rule, filter in rules:
             if (filter is None or filter.matches(fields)) and self._tally.judge(rule, key, request.again):
                 return rule, fields
         return None
 
-    def _fields(self, at: str, request: Request, first_at: int) -> dict[str, Any]:
+    def tell(self, at: str, request: Request, first_at: int) -> dict[str, Any]:
+        """What there is to say of a request: FIELDS of `proto.faults`, and `words`."""
         from devproc.tellers import tell_fields  # only where there are rules
 
-        first = _bytes(request.views_readable, request.readable, first_at)
+        there = request.written if at == "complete" or request.arrived else 0
+        answer = _bytes(request.views, there, first_at)
+        first = answer if request.arrived else _bytes(request.views_readable, request.readable, first_at)
         asked = {
             "queue": request.queue,
             "head": request.head,
@@ -126,7 +136,6 @@ class Breaks:
             "error": request.error,
             "first": first,
         }
-        answer = _bytes(request.views, request.written if at == "complete" else 0, first_at)
         answered = {"status": int(request.failed), "written": request.written, "first": answer}
         fields = {**asked, **tell_fields(self._kind, asked, answered), "first": first.hex()}
         if at == "pop":
@@ -140,7 +149,10 @@ class Breaks:
     def hold(self, request: Request, rule: Rule, at: str, fields: dict[str, Any]) -> Held:
         """Remember a request that the caller has parked."""
         now = time.monotonic()
-        held = Held(request, rule, at, fields, now, now + rule.delay if rule.action == "delay" else 0.0)
+        return self.remember(Held(request, rule, at, fields, now, now + rule.delay if rule.action == "delay" else 0.0))
+
+    def remember(self, held: Held) -> Held:
+        """This one is held from now on, perhaps as it was by a predecessor."""
         self._held[held.key] = held
         self.changed = True
         return held
@@ -210,13 +222,14 @@ class Breaks:
 
 def change(request: Request, at: str, data: bytes, offset: int) -> None:
     """Put `data` over what the device reads of a request (a copy: the guest's memory stays as it is), or, before it is
-    given back, over what the driver reads of it. What does not fit is cut off."""
-    size = request.readable if at == "pop" else request.writable
+    given back and of what has arrived, over what the driver reads of it. What does not fit is cut off."""
+    answer = at == "complete" or request.arrived
+    size = request.writable if answer else request.readable
     start = offset if offset >= 0 else size + offset
     if not 0 <= start < size:
         return
     data = data[: size - start]
-    if at == "complete":
+    if answer:
         written = request.written
         request.write_at(start, data)
         request.written = max(written, start + len(data))

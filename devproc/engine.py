@@ -15,7 +15,7 @@ from devproc.fs.fuse.fast import fuse_loop, fuse_pop
 from devproc.fs.fuse.listing import fuse_list
 from devproc.fs.fuse.tables import fuse_index
 from devproc.loop import account, call, flush_and_call, pop_now, put_now, wait_for_work
-from devproc.net.fast import net_loop, net_send
+from devproc.net.fast import net_fits, net_loop, net_queue, net_send
 from native import Unit
 from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
 from proto.ring import (
@@ -45,7 +45,9 @@ EXPORTS: list[Any] = [
     fuse_pop,
     mmio_begin,
     mmio_end,
+    net_fits,
     net_loop,
+    net_queue,
     net_send,
     pop_now,
     put_now,

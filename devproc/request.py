@@ -25,6 +25,8 @@ class Buffer(NamedTuple):
 class Request:
     """A popped chain. `readable` and `writable` count its bytes; `error` is 0 or a `proto.ring.ChainError`."""
 
+    arrived = False  # it is no chain yet but something that has come for the driver: `written` bytes, to be read by it
+
     __slots__ = (
         "_read",
         "_readable",
@@ -119,6 +121,11 @@ class Request:
         the process is replaced meanwhile its successor is handed the request again; when the driver resets the device
         it is forgotten, and `finish` does nothing."""
         self.deferred = self.parked = True
+
+    @property
+    def replaced(self) -> bool:
+        """Were other readable bytes put in the place of the guest's?"""
+        return any(buffer.region == COPY for buffer in self._readable)
 
     def replace_readable(self, data: bytes) -> None:
         """From now on the readable bytes are these; the guest's memory stays as it is."""

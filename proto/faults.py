@@ -4,8 +4,9 @@ A `Rule` is plain data: a command line, a TOML file, the keeper and START packet
 checks one, wherever it comes from. A device process applies it (`devproc.breaks`).
 
 Which of its matches a rule takes is computed from the match's number alone (`Rule.takes`), so that the same driver sees
-the same faults again. The numbers live in a `Tally`, a segment that the keeper holds for the device: they outlive the
-process, and a request that comes again after a kill is judged as it was the first time.
+the same faults again. The numbers live in a `Tally`, in a segment that the keeper holds for the device: they outlive
+the process, and a request that comes again after a kill is judged as it was the first time. Behind them in the segment
+is room for what a device holds that is in nobody's ring (`proto.room`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,21 @@ from typing import Any
 
 from proto.errors import ConfigError
 from proto.filters import Filter, parse
+from proto.room import ROOM_SIZE
 from proto.suggest import did_you_mean
 
-__all__ = ["ACTIONS", "FIELDS", "RULES_MAX", "STAGES", "TALLY_SIZE", "Rule", "Tally", "parse_action", "parse_change"]
+__all__ = [
+    "ACTIONS",
+    "FIELDS",
+    "RULES_MAX",
+    "RULES_SIZE",
+    "STAGES",
+    "TALLY_SIZE",
+    "Rule",
+    "Tally",
+    "parse_action",
+    "parse_change",
+]
 
 RULES_MAX = 16  # of one device
 JUDGED = 1024  # matches of one rule that are remembered with what was decided
@@ -57,6 +70,7 @@ FIELDS = {
 _WORD = struct.Struct("<Q")
 _SLOT = 16 + 16 * JUDGED  # matched, taken, and pairs of (request + 1, taken)
 TALLY_SIZE = RULES_MAX * _SLOT
+RULES_SIZE = TALLY_SIZE + ROOM_SIZE  # of the segment
 _CHANGE = re.compile(r"([0-9a-fA-F]{2}(?:[0-9a-fA-F]{2})*)@(-?(?:0[xX][0-9a-fA-F]+|\d+))")
 _NUMBERS = {"skip": 0, "every": 1, "count": 0, "seed": 0}
 _LIMIT = 1 << 48

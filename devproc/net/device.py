@@ -20,6 +20,8 @@ from typing import Any
 
 from devproc.device import Queue, State, VirtioDevice
 from devproc.kept import Kept
+from devproc.loop import Reason
+from devproc.net.arrivals import Arrivals
 from devproc.net.backend import BACKENDS, Word, parse_uri
 from devproc.net.capture import open_capture
 from devproc.net.fast import FLOWS, MACS, MESSAGE_MAX, NOTHING, Interest, Net, RxMode
@@ -29,7 +31,7 @@ from devproc.request import Request
 from native import Array, Record, plain, u8, u16, u32
 from native.memory import Area
 from proto.errors import ConfigError
-from proto.ring import Chain
+from proto.ring import Chain, Ring
 from proto.virtio import NET_ERR, NET_OK, DeviceId, NetControl, NetFeature, NetStatus, bit
 
 __all__ = ["NetConfig", "NetDevice", "default_mac", "parse_mac"]
@@ -176,6 +178,7 @@ class NetDevice(VirtioDevice):
         self.rx_mode, self.address, self.unicasts, self.multicasts = int(RxMode.PROMISC), b"", [], []
         self.pairs_used, self.announcing, self.guest_offloads = 1, False, None
         self._net.length = 0
+        self._arrivals.reset()
         self.driver_features = 0
         self.negotiated()
 
@@ -298,7 +301,7 @@ class NetDevice(VirtioDevice):
     # -- machine code ----------------------------------------------------------------------------------------------
 
     def _make_net(self) -> None:
-        area = Area.allocate(Net.size() + Chain.size() + 3 * _BUFFER)
+        area = Area.allocate(Net.size() + Chain.size() + 4 * _BUFFER)
         self._net = net = Net(area.address, area)
         self._words = area.view()[: Net.size() & ~3].cast("I")
         self._area = area
@@ -307,35 +310,58 @@ class NetDevice(VirtioDevice):
         net.message = net.more + Chain.size()
         net.scratch = net.message + _BUFFER
         net.piece = net.scratch + _BUFFER
+        self._changed_at = net.piece + _BUFFER
+        at = Net.size() + Chain.size()
+        self._message_bytes, self._changed_bytes = area.view()[at : at + _BUFFER], area.view()[at + 3 * _BUFFER :]
         net.capture = open_capture(self.descriptors["capture"]) if "capture" in self.descriptors else NOTHING
         net.backend = self._kind.takes
         net.pairs = 1
         net.control = 2
 
     def readable(self, on: bool) -> bool:
-        """Frames that are sent come to `handle` one at a time; those that are received stay the machine code's."""
+        """Frames that are sent come to `handle` one at a time, those that have come to `Arrivals`."""
         self._net.readable = int(on)
         return False
 
     def _send(self, request: Request) -> None:
         """One frame. Where the descriptor takes no more for a while, it is lost, as on any full cable."""
+        chain = self._changed_frame(request) if request.replaced else self._chain
         end = time.monotonic() + FULL
+        self._net.sent = 0
         while True:
-            result = self._engine.net_send(self._net, self._chain, request.queue)
+            result = self._engine.net_send(self._net, chain, request.queue)
             if result != -errno.EAGAIN or time.monotonic() > end:
                 break
             select.select([], [self.frames], [], FULL)
         request.failed = result <= 0
         request.bytes_written = max(0, request.readable - HEADER) if result > 0 else 0
 
+    def _changed_frame(self, request: Request) -> Chain:
+        """A chain of the bytes that a rule has put in the place of the driver's."""
+        data = b"".join(request.views_readable(0, min(request.readable, _BUFFER)))
+        self._changed_bytes[: len(data)] = data
+        chain = Chain(self._net.more)  # in use only while a frame is received
+        chain.error = 0
+        chain.readable, chain.writable = 1, 0
+        chain.readable_bytes = request.readable
+        segment = chain.segments[0]
+        segment.host, segment.length = self._changed_at, len(data)
+        return chain
+
     def native_loop(self, engine: Any, queues: Any) -> Callable[[], int]:
         net, words = self._net, self._words
         net.chain = queues.chain.address
         self._engine, self._chain = engine, queues.chain
+        self._arrivals = arrivals = Arrivals(net, self._message_bytes, engine, queues.breaks, self._say)
+        ruled = queues.breaks
         interest, word, lost = (Net.offset(name) // 4 for name in ("interest", "word", "lost"))
 
         def turn() -> int:
+            if ruled.room is not None:
+                arrivals.before()
             reason: int = engine.net_loop(queues.loop, net, SERVICE_NS)
+            if ruled.room is not None and self._after_rules() and reason == Reason.SLEEP:
+                reason = Reason.SERVICE
             if words[interest] != self._interest:
                 self._look_for(words[interest])
             if words[word]:
@@ -347,6 +373,17 @@ class NetDevice(VirtioDevice):
             return reason
 
         return turn
+
+    def _after_rules(self) -> bool:
+        """The machine code has run, and there have been rules. True: it has more to do at once."""
+        more = self._arrivals.after()
+        if self._arrivals.lost and self._net.rings[0]:
+            self._engine.account(Ring(self._net.rings[0]), 0, 0, self._arrivals.lost)
+            self._arrivals.lost = 0
+        return more
+
+    def _say(self, text: str, level: int) -> None:
+        self.log(f"{self.id}: {text}", level)
 
     def _look_for(self, interest: int) -> None:
         self._interest = interest

@@ -8,7 +8,8 @@ Sending: a frame goes from guest RAM to the descriptor by one writev, unless it 
 When the descriptor takes no more, the chain goes back to the available ring and the queue is parked until it does.
 Receiving: a message is read into private memory, checked and filtered, then copied into as many buffers as it needs.
 When there are none, it waits, nothing more is read, and the ring's next buffers are work. Both queues are in order, so
-that taking back is a rewind; nothing is held between two turns but one received message.
+that taking back is a rewind; nothing is held between two turns but one received message. Under rules each message is
+Python's to look at in between (`devproc.net.arrivals`).
 """
 
 from __future__ import annotations
@@ -69,7 +70,19 @@ from proto.ring import (
 )
 from proto.virtio import NetHeaderFlag
 
-__all__ = ["FLOWS", "MACS", "MESSAGE_MAX", "NOTHING", "Interest", "Net", "RxMode", "net_loop", "net_send"]
+__all__ = [
+    "FLOWS",
+    "MACS",
+    "MESSAGE_MAX",
+    "NOTHING",
+    "Interest",
+    "Net",
+    "RxMode",
+    "net_fits",
+    "net_loop",
+    "net_queue",
+    "net_send",
+]
 
 BATCH = 64  # frames of one queue before the next is looked at
 MESSAGE_MAX = HEADER + FRAME_MAX
@@ -139,7 +152,11 @@ class Net(Record):
     sent: u32  # segments of the frame at the head of queue `sender` that have been sent
     sender: u32
     lost: u32  # capture file: not 0: it could not be written
-    readable: u32  # not 0: frames that are sent are taken by Python, one at a time (`devproc.breaks`)
+    readable: (
+        u32  # not 0: Python takes frames that are sent and looks at those that came, one by one (`devproc.breaks`)
+    )
+    judged: u32  # not 0: Python has looked at the waiting message
+    stop: u32  # not 0: Python has messages of its own to deliver: read no others
     mac: u64  # in the byte order of a load
     unicast: u32
     multicast: u32
@@ -449,7 +466,14 @@ def _read(net: Net) -> bool:
         if result >= HEADER + ETHERNET:
             net.length = u64(result)
             net.accepted = 0
+            net.judged = 0
             return True
+
+
+@fn
+def _unjudged(net: Net) -> bool:
+    """Is there a message that Python is to look at?"""
+    return net.readable != 0 and net.length != 0 and net.accepted != 0 and net.judged == 0
 
 
 @fn
@@ -457,12 +481,14 @@ def _receive(net: Net, loop: Loop) -> bool:
     """Up to BATCH messages. True when there were any."""
     worked: bool = False
     for _ in range(u32(BATCH)):
-        if net.length == 0 and not _read(net):
+        if net.length == 0 and (net.stop != 0 or not _read(net)):
             break
         worked = True
         if net.accepted == 0 and not _accept(net):
             net.length = 0
             continue
+        if _unjudged(net):
+            break
         if not _deliver(net, loop):
             net.interest = net.interest & ~Interest.READ
             worked = False
@@ -521,9 +547,23 @@ def net_send(net: Net, chain: Chain, queue: u32) -> i64:
 
 
 @fn
+def net_queue(net: Net) -> u32:
+    """For which queue is the waiting message?"""
+    ring: u64 = _rx_ring(net, net.message + HEADER, net.length - HEADER)
+    return Ring(ring).queue if ring != 0 else u32(0)
+
+
+@fn
+def net_fits(net: Net) -> bool:
+    """Does the waiting message's header fit its frame?"""
+    return header_fits(NetHeader(net.message), net.message + HEADER, net.length - HEADER, 0xFFFFFFFF)
+
+
+@fn
 def net_loop(loop: Loop, net: Net, service_ns: u64) -> u32:
     """Serve all queues until there is a reason to come back to Python: SLEEP, WORK (the control queue), CALL, SERVICE
-    or BROKEN. `net.interest` says what to watch the descriptor for, `net.word` what the backend said."""
+    (a message that Python is to look at, too) or BROKEN. `net.interest` says what to watch the descriptor for,
+    `net.word` what the backend said."""
     begin_turn(loop, service_ns)
     _find_rings(net, loop)
     net.interest = Interest.READ if net.rings[0] != 0 else 0
@@ -537,6 +577,8 @@ def net_loop(loop: Loop, net: Net, service_ns: u64) -> u32:
             worked = True
         if loop.broken != 0:
             return Reason.BROKEN
+        if _unjudged(net):
+            return Reason.SERVICE
         if _frames_for_python(net, loop):
             return Reason.WORK
         control: u64 = net.rings[net.control]

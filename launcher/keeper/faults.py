@@ -19,7 +19,8 @@ from launcher.keeper.member import Member
 from launcher.keeper.segments import Segment
 from proto.channel import Packet
 from proto.errors import ConfigError
-from proto.faults import RULES_MAX, TALLY_SIZE, Rule, Tally
+from proto.faults import RULES_MAX, RULES_SIZE, TALLY_SIZE, Rule, Tally
+from proto.room import Room
 
 if TYPE_CHECKING:
     from launcher.keeper.supervisor import Supervisor
@@ -53,8 +54,13 @@ class _Record:
 
     def tally(self) -> Tally:
         if self.segment is None:
-            self.segment = Segment(TALLY_SIZE, "counts of rules")
-        return Tally(self.segment.view())
+            self.segment = Segment(RULES_SIZE, "rules")
+        return Tally(self.segment.view()[:TALLY_SIZE])
+
+    def empty_room(self) -> None:
+        """Nothing that is in no ring is held any more."""
+        if self.segment is not None:
+            Room(self.segment.view()[TALLY_SIZE:]).clear()
 
 
 class Faults:
@@ -95,11 +101,14 @@ class Faults:
         record = self._records.get(member.id)
         if record is not None and member.epoch >= record.in_force[0]:
             record.held, record.more, record.in_force = [], 0, (0, -1)
+            if not record.rules:
+                record.empty_room()
 
     def begin_anew(self) -> None:
         """The guest starts again: matches are counted from the beginning."""
         for record in self._records.values():
             record.held, record.more = [], 0
+            record.empty_room()
             if record.segment is not None:
                 for slot in range(RULES_MAX):
                     record.tally().clear(slot)

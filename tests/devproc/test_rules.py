@@ -9,7 +9,7 @@ import time
 import pytest
 
 from proto.errors import DeadlineMissed
-from proto.faults import TALLY_SIZE, Rule, Tally
+from proto.faults import RULES_SIZE, TALLY_SIZE, Rule, Tally
 from proto.virtio import BlkStatus, BlkType
 
 ONE = b"\x11" * 512
@@ -20,7 +20,7 @@ class Ruled:
 
     def __init__(self, disk, tmp_path, **more):
         self.tally_fd = os.memfd_create("tally")
-        os.ftruncate(self.tally_fd, TALLY_SIZE)
+        os.ftruncate(self.tally_fd, RULES_SIZE)
         self.image = tmp_path / "disk.img"
         self.disk = disk(bytes(1 << 20), lent={"rules": self.tally_fd}, **more)
         self.front = self.disk.front
