@@ -25,6 +25,7 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {  # name: (x86-64, a
     "dup3": (292, 24),
     "fsync": (74, 82),
     "fdatasync": (75, 83),
+    "syncfs": (306, 267),
     "fallocate": (285, 47),
     "ftruncate": (77, 46),
     "fadvise64": (221, 223),

@@ -244,6 +244,7 @@ ALLOWED: Final = (
         ),
         "modes, times and attributes of what it serves",
     ),
+    Row("attribute", ("syncfs",), "writes out what it serves when the guest's `sync` asks for that"),
     Row("watch", ("inotify_init1", "inotify_add_watch", "inotify_rm_watch"), "sees what the host changes in its share"),
     Row("memfd", ("memfd_create",), "the journal that its successor inherits"),
     Row(
