@@ -27,7 +27,7 @@ def source(tmp_path_factory) -> str:
         pytest.skip("needs dtc (apt-get install device-tree-compiler)")
     path = tmp_path_factory.mktemp("fdt") / "virt.dtb"
     path.write_bytes(device_tree(FULL, CHOSEN))
-    run = subprocess.run(["dtc", "-I", "dtb", "-O", "dts", str(path)], capture_output=True, text=True, timeout=20)
+    run = subprocess.run(["dtc", "-I", "dtb", "-O", "dts", str(path)], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     return run.stdout

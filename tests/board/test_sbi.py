@@ -135,7 +135,7 @@ def test_a_stopped_hart_waits_until_it_is_started_or_must_leave(machine):
         thread.join(0.02)
         assert thread.is_alive()
         release()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -329,7 +329,7 @@ def test_an_order_to_stop_ends_the_wait_for_a_device(device):
     while device.transport.requested == 0:
         pass
     board_stop(device.bench.board)
-    hart.join(5)
+    hart.join(60)
     assert not hart.is_alive()
 
 
@@ -351,7 +351,7 @@ def test_the_device_may_fail_while_a_hart_waits_for_it(device):
         pass
     transport_needs_reset(device.bench.board, SLOT)
     transport_answer(device.bench.board, SLOT)
-    hart.join(5)
+    hart.join(60)
     assert device.read(MmioRegister.Status) == 0
 
 

@@ -125,7 +125,7 @@ def test_a_death_ends_the_wait(device):
     while not device.bench.events():
         pass
     window_state(device.board, 0, DeviceState.GONE)
-    hart.join(5)
+    hart.join(60)
     assert result == [0xFFFFFFFF]
 
 
@@ -159,7 +159,7 @@ def test_completion_waits_for_the_writes_before_it(device):
     device.set_line(0)
     device.device_page.mmio_done = 1
     window_progress(device.board, 0)
-    hart.join(5)
+    hart.join(60)
     assert not hart.is_alive()
     assert device.bench.harts[0].mip == 0
 

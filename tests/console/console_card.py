@@ -19,7 +19,7 @@ from proto.virtio import ConsoleEvent
 CONTROL = struct.Struct("<IHH")
 BUFFERS, ROOM, SLOTS = 0x800000, 0x4000, 16
 NEXT, WRITE = 1, 2
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 def queue_of(port: int) -> int:

@@ -45,7 +45,7 @@ class Gdb:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(str(path))
         self._packets = Packets()
         self._arrived: list[bytes] = []
@@ -281,7 +281,7 @@ def test_kill_ends_the_machine_and_a_second_debugger_is_turned_away(debugged: De
     assert second.socket.recv(1) == b""
     second.socket.close()
     gdb.send(b"k")
-    assert served.killed.wait(10)
+    assert served.killed.wait(60)
 
 
 def test_nonsense_is_answered_and_nothing_breaks(debugged: Debugged) -> None:

@@ -29,7 +29,7 @@ SLEEPER = [
 ]
 
 
-def eventually(condition, seconds=10.0):
+def eventually(condition, seconds=60.0):
     """Wait for what another thread does; the condition is looked at every millisecond."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -68,9 +68,13 @@ def test_wfi_sleeps_until_a_line_rises(started):
 def test_a_sleeping_hart_uses_no_time(started):
     machine = started(SLEEPER)
     eventually(lambda: machine.harts[0].activity == ACTIVITY_WAITING)
-    before = time.process_time()
-    assert not machine.join(0.2)
-    assert time.process_time() - before < 0.1
+
+    def used():
+        before = time.process_time()
+        assert not machine.join(0.2)
+        return time.process_time() - before
+
+    assert min(used() for _ in range(5)) < 0.1  # other threads of this process may have something to do
 
 
 def test_a_paused_hart_runs_nothing_and_goes_on_where_it_was(started):

@@ -35,7 +35,7 @@ def run(machine_native):
         machine.write(at, code + end)
         hart.pc = at
         machine.start()
-        assert machine.join(10.0)
+        assert machine.join(60)
         return hart
 
     return execute
@@ -173,7 +173,7 @@ def test_an_endless_loop_can_be_ended(machine_native):
     hart.pc = RAM_BASE
     machine.start()
     before = hart.instret
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60
     while hart.instret == before and time.monotonic() < deadline:
         pass
     machine.stop()

@@ -232,7 +232,7 @@ def test_the_pool_is_bounded_and_evicts_what_was_not_used_lately(engine, hart):
 def run(machine, lines):
     machine.write(RAM_BASE, program(*lines, *FINISH))
     machine.start()
-    assert machine.join(10)
+    assert machine.join(60)
 
 
 FINISH = (

@@ -245,6 +245,6 @@ def test_an_ecall_from_user_mode_arrives_in_supervisor_mode(machine_native):
     )
     machine.write(RAM_BASE + 0x80, finish)
     machine.start()
-    assert machine.join(10)
+    assert machine.join(60)
     assert hart.x[10] == CAUSE_ECALL_USER
     assert hart.privilege == SUPERVISOR

@@ -259,7 +259,7 @@ def test_an_unwritable_image_says_how_to_read_it(tmp_path):
         "try: open_backend(sys.argv[1])\n"
         "except ConfigError as error: print(error.describe())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, f"file:{path}"], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code, f"file:{path}"], capture_output=True, text=True, timeout=60)
     assert "cannot write to locked.img: permission denied" in done.stdout, done.stderr
     assert f"file:{path},ro" in done.stdout
 

@@ -14,7 +14,7 @@ from devproc.blk import network
 from launcher.replay.frontend import Outlet
 from proto.channel import Channel
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.fuzz.harness import workshop_for_child
 
 LONGEST = 1 << 15  # bytes of an input
 MEMORY = 2048  # MiB
-DEADLINE = 30  # seconds of an input: more than in the suite, for runs in the background of a busy host
+DEADLINE = 60  # seconds of an input: more than in the suite, for runs in the background of a busy host
 INSIDE = "--inside"  # this process is the one that fuzzes
 PACKAGES = ["proto", "devproc", "launcher"]
 

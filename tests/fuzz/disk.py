@@ -358,7 +358,7 @@ def _nbd(data: bytes) -> None:
     script.close()
     for thread in threading.enumerate():
         if thread.name == "nbd":
-            thread.join(5)
+            thread.join(60)
     assert threading.active_count() <= threads, "a thread of the connection lives on"
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 __all__ = ["DEADLINE", "Finding", "Source", "Target", "mutate", "workshop", "workshop_for_child"]
 
-DEADLINE = 10  # seconds an input may take
+DEADLINE = 30  # seconds an input may take, on a busy host; on a quiet one some milliseconds
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
 LONGEST = 1 << 14  # bytes of a mutated input
 

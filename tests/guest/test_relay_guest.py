@@ -34,7 +34,7 @@ ls /mnt/vio | wc -l
 
 
 def pid_of(id: str) -> int | None:
-    seen = subprocess.run([*BULKHEAD, "ps", "--json", "--machine", "windows"], capture_output=True, timeout=30)
+    seen = subprocess.run([*BULKHEAD, "ps", "--json", "--machine", "windows"], capture_output=True, timeout=60)
     if seen.returncode:
         return None
     return next((row["pid"] for row in json.loads(seen.stdout)["processes"] if row["id"] == id), None)

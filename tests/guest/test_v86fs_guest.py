@@ -31,7 +31,7 @@ def boot(share: Path | str, *more: str) -> Conversation:
 
 def pid_of_share() -> int:
     seen = subprocess.run(
-        [*BULKHEAD, "ps", "--json", "--machine", "v86fs"], capture_output=True, check=True, timeout=30
+        [*BULKHEAD, "ps", "--json", "--machine", "v86fs"], capture_output=True, check=True, timeout=60
     )
     return int(next(row["pid"] or 0 for row in json.loads(seen.stdout)["processes"] if row["id"] == "fs0"))
 

@@ -62,14 +62,14 @@ class RunningMachine:
         self.client.stdin.write(text.encode())
         self.client.stdin.flush()
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """The exit code."""
         return self.client.wait(timeout)
 
     def ps(self) -> dict[str, Any]:
         """What `bulkhead ps --json` says."""
         words = [*COMMAND, "ps", "--json", "--machine", self.name]
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
         seen: dict[str, Any] = json.loads(answer.stdout)
         return seen
 
@@ -90,7 +90,7 @@ class RunningMachine:
         if self.client.poll() is None:
             self.client.send_signal(signal.SIGTERM)
             try:
-                self.client.wait(10)
+                self.client.wait(60)
             except subprocess.TimeoutExpired:
                 self.client.kill()
                 self.client.wait()
@@ -123,7 +123,7 @@ def disk(tmp_path: Any) -> str:
     return str(path)
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     """Poll for something that another process does; its first true value."""
     deadline = time.monotonic() + timeout
     while True:

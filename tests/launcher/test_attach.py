@@ -87,7 +87,7 @@ def test_the_guest_s_code_comes_through(attach: Callable[..., Terminal]) -> None
 
 def test_a_pipe_can_be_attached(far: str) -> None:
     with subprocess.Popen(ATTACH, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
-        output, _ = client.communicate(b"exit 3\n", timeout=30)
+        output, _ = client.communicate(b"exit 3\n", timeout=60)
         assert BANNER in output and client.returncode == 3
 
 

@@ -125,14 +125,14 @@ class Debugger:
 
     def end(self) -> int:
         """Until it has ended; what it still says is nobody's."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < end:
             if select.select([self.master], [], [], 0.05)[0]:
                 try:
                     os.read(self.master, 4096)
                 except OSError:
                     break
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def close(self) -> None:
         if self.process.poll() is None:

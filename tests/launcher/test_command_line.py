@@ -361,7 +361,7 @@ def test_completion_is_a_script_of_the_shell(
         pytest.skip(f"no {shell} here to read the script")
     path = tmp_path / "script"
     path.write_text(text)
-    subprocess.run([*check, str(path)], check=True, timeout=20)
+    subprocess.run([*check, str(path)], check=True, timeout=60)
 
 
 def test_bash_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         program = (
             f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _bulkhead; echo ${{COMPREPLY[@]}}"
         )
-        answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=20)
+        answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=60)
         return answer.stdout.split()
 
     assert complete("bulkhead", "res") == ["restart"]

@@ -91,7 +91,7 @@ def test_a_program_starts_in_machine_mode(start: Start, bulkhead: Any) -> None:
 
 def test_a_disk_can_be_booted_from(bulkhead: Any, tmp_path: Path) -> None:
     disk = tmp_path / "boot.img"
-    subprocess.run([sys.executable, "-m", "guest.disk", str(disk), "--size", "8388608"], check=True, timeout=30)
+    subprocess.run([sys.executable, "-m", "guest.disk", str(disk), "--size", "8388608"], check=True, timeout=60)
     answer = bulkhead("run", "--boot", "disk", "--disk", str(disk), stdin="exit 5\n")
     assert answer.returncode == 5, answer.stderr
     assert "--boot disk without a disk" in bulkhead("run", "--boot", "disk").stderr
@@ -219,16 +219,16 @@ def test_a_device_that_keeps_dying_is_restarted_ever_later(start: Start, tmp_pat
     machine.expect(PROMPT)
     marker.touch()
     os.kill(machine.row("dying0")["pid"], signal.SIGKILL)
-    row = wait_until(lambda: (r := machine.row("dying0"))["restarts"] >= 4 and r, "four restarts", 20)
+    row = wait_until(lambda: (r := machine.row("dying0"))["restarts"] >= 4 and r, "four restarts")
     assert "ended with status 3" in row["reason"] or "killed" in row["reason"]
     machine.type("echo alive\n")
     machine.expect(b"\nalive")
     marker.unlink()
-    wait_until(lambda: machine.row("dying0")["state"] == "running", "the recovery", 20)
+    wait_until(lambda: machine.row("dying0")["state"] == "running", "the recovery")
 
 
 @pytest.mark.parametrize("victim", ["client", "keeper", "core"])
-def test_kill_9_ends_everything(start: Start, disk: str, victim: str, wait_until: Any) -> None:
+def test_kill_9_ends_everything(start: Start, disk: str, victim: str, wait_until: Any, unhurried: Any) -> None:
     machine = start("--disk", disk, "--device", "rng")
     machine.expect(PROMPT)
     pids = [row["pid"] for row in machine.ps()["processes"]]
@@ -237,9 +237,9 @@ def test_kill_9_ends_everything(start: Start, disk: str, victim: str, wait_until
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     machine.wait()
-    wait_until(lambda: not any(os.path.exists(f"/proc/{other}/exe") for other in pids), "the end", 3)
-    wait_until(lambda: not (runtime() / "vm1").exists(), "the removal of the run directory", 3)
-    assert time.monotonic() - began < 2.0
+    wait_until(lambda: not any(os.path.exists(f"/proc/{other}/exe") for other in pids), "the end")
+    wait_until(lambda: not (runtime() / "vm1").exists(), "the removal of the run directory")
+    assert time.monotonic() - began < unhurried(2.0)
     if victim != "client":
         assert machine.client.returncode == ExitCode.KILLED
 
@@ -295,7 +295,7 @@ def test_a_command_with_closed_input_can_be_ended() -> None:
     while client.stdout.readline() and b"> " not in client.stdout.peek(2):
         pass
     client.terminate()
-    assert client.wait(10) == ExitCode.KILLED
+    assert client.wait(60) == ExitCode.KILLED
     client.stdout.close()
 
 
@@ -319,7 +319,7 @@ def test_stopped_processes_do_not_keep_a_machine_alive(start: Start, disk: str, 
 
 
 def test_a_device_s_own_children_do_not_hold_its_channel(start: Start, tmp_path: Path, wait_until: Any) -> None:
-    device = tmp_path / "forking.py"
+    device, ended = tmp_path / "forking.py", tmp_path / "ended"
     device.write_text(
         "import os, time\n"
         "from devproc.device import Queue, VirtioDevice\n"
@@ -327,7 +327,7 @@ def test_a_device_s_own_children_do_not_hold_its_channel(start: Start, tmp_path:
         "    device_id = 4\n    queues = (Queue('requests', size=8),)\n"
         "    def start(self):\n"
         "        if os.fork() == 0:\n"
-        "            time.sleep(6)\n"
+        f"            while not os.path.exists({str(ended)!r}): time.sleep(0.01)\n"
         "            os._exit(0)\n"
     )
     machine = start("--sandbox", "off", "--device", f"{device}:Forking")  # a confined one has no children
@@ -336,7 +336,7 @@ def test_a_device_s_own_children_do_not_hold_its_channel(start: Start, tmp_path:
     wait_until(lambda: machine.row("forking0")["epoch"] == 2, "the restart")
     machine.type("exit 1\n")
     assert machine.wait() == 1
-    time.sleep(5)  # those children are the device's own; here they end by themselves
+    ended.touch()  # those children are the device's own, and end by themselves
 
 
 @pytest.mark.slow
@@ -375,7 +375,7 @@ def test_the_serial_line_can_be_a_socket(start: Start, wait_until: Any) -> None:
     machine = start("--serial", f"socket:{path}")
     wait_until(path.is_socket, "the start", 30)
     with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(30)
+        line.settimeout(60)
         line.connect(str(path))
         line.sendall(b"exit 9\n")
         assert machine.wait(30) == 9

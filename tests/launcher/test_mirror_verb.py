@@ -101,7 +101,7 @@ def test_ctrl_c_leaves_the_disk_where_it_was(start: Start, disk: str, tmp_path: 
     command = begin("blk0", f"{tmp_path}/copy.img", "--rate", "256k")
     wait_until(lambda: "mirror" in machine.row("blk0")["backend"], "the mirror's begin", 30)
     command.send_signal(signal.SIGINT)
-    _, errors = command.communicate(timeout=30)
+    _, errors = command.communicate(timeout=60)
     assert command.returncode == 124 and f"blk0 keeps file:{disk}" in errors
     assert machine.row("blk0")["backend"] == f"file:{disk}"
     machine.type("verify 4 1\n")

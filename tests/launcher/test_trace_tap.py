@@ -27,7 +27,7 @@ from proto.channel import ENVIRONMENT, Channel
 from proto.errors import ConfigError
 from proto.trace import RECORDS, TRACE_SIZE, TracePoint, TraceRecord, format_trace, trace
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Tapped:

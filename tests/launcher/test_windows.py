@@ -77,7 +77,7 @@ def served(written: str, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str]
     assert "is served at" in line
     yield server, f"remote:keys={keys}://127.0.0.1:{line.rsplit(':', 1)[1].strip()}"
     server.send_signal(signal.SIGTERM)
-    assert server.wait(20) == 0
+    assert server.wait(60) == 0
     server.stderr.close()
 
 

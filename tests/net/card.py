@@ -36,7 +36,7 @@ class Card:
 
     def __init__(self, backend: str, properties: dict[str, object] | None = None, capture: str = "") -> None:
         ours, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.wire.settimeout(10)
+        self.wire.settimeout(60)
         self._lent = {"frames": ours.detach(), "kept": os.memfd_create("kept")}
         os.truncate(self._lent["kept"], KEPT_SIZE)
         if capture:
@@ -68,7 +68,7 @@ class Card:
                 self.wire.recv(8)
         except TimeoutError:
             pass
-        self.wire.settimeout(10)
+        self.wire.settimeout(60)
 
     @property
     def control(self) -> QueueLayout:

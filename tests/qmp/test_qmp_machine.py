@@ -125,7 +125,7 @@ def test_the_monitor_shows_registers_memory_and_the_tree(machine: dict[str, Any]
 
 
 def test_prometheus_gets_the_figures(machine: dict[str, Any]) -> None:
-    with urllib.request.urlopen(f"http://{machine['metrics']}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{machine['metrics']}/metrics", timeout=60) as answer:
         text = answer.read().decode()
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert 'bulkhead_guest_running{machine="served"} 1' in text

@@ -11,7 +11,7 @@ from typing import Any
 from launcher.keeper.child import module_command, module_environment
 from proto.channel import ENVIRONMENT, Channel
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Far:

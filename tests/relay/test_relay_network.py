@@ -55,7 +55,7 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture

@@ -54,11 +54,14 @@ def test_log_writes_a_line_a_request(image, opened, capfd):
 
 def test_delay_takes_its_time_for_what_it_is_meant_for(image, opened):
     disk = opened(f"delay:ms=60:op=read:{image}")
-    begin = time.monotonic()
-    write(disk, 0, bytes(512))
-    between = time.monotonic()
-    read(disk, 0, 512)
-    assert time.monotonic() - between >= 0.06 > between - begin
+
+    def seconds(action, *arguments):
+        begin = time.monotonic()
+        action(disk, 0, *arguments)
+        return time.monotonic() - begin
+
+    assert seconds(read, 512) >= 0.06
+    assert min(seconds(write, bytes(512)) for _ in range(50)) < 0.06  # the host may be busy with something else
 
 
 def test_errors_happen_where_and_when_they_are_asked_for(image, opened, tmp_path):
@@ -105,20 +108,20 @@ def test_pause_holds_requests_until_the_file_is_gone(image, opened, tmp_path):
     writer.join(0.1)
     assert writer.is_alive() and image.read_bytes()[:512] != b"x" * 512
     held.unlink()
-    writer.join(10)
+    writer.join(60)
     assert not writer.is_alive() and image.read_bytes()[:512] == b"x" * 512
 
 
 def test_requests_wait_beside_each_other(attach, image):
-    """Eight requests of 200 ms each take far less than eight times that, in a real device process."""
-    disk = attach(f"delay:ms=200:{image}")
+    """Eight requests of half a second each take less than eight times that, in a real device process."""
+    disk = attach(f"delay:ms=500:{image}")
     begin = time.monotonic()
     for slot in range(8):
         disk.submit(slot, BlkType.IN, slot * 8, room=4096)
     disk.front.notify(disk.layout)
     for _ in range(8):
         disk.front.wait_used(disk.layout)
-    assert 0.2 <= time.monotonic() - begin < 1.2
+    assert 0.5 <= time.monotonic() - begin < 3.9
     content = image.read_bytes()
     for slot in range(8):
         assert disk.result(slot, 4096) == (BlkStatus.OK, content[slot * 4096 : slot * 4096 + 4096])

@@ -45,7 +45,7 @@ def open_mirror(source: Path, target: Path) -> Mirror:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -71,7 +71,7 @@ def test_both_are_equal_although_it_was_written_all_the_time(images: tuple[Path,
             mirror.pwritev([memoryview(rng.randbytes(size))], at, False)
 
     phases = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while Phase.SYNCED not in phases:
         assert time.monotonic() < deadline
         write()

@@ -119,7 +119,7 @@ class Guest:
             if text.strip() == line:
                 return said
             said.append(text.strip())
-        raise AssertionError(f"the guest ended before {line!r}: {said}; status {self.process.wait(20)}")
+        raise AssertionError(f"the guest ended before {line!r}: {said}; status {self.process.wait(60)}")
 
     def go_on(self):
         self.process.stdin.write("\n")
@@ -131,7 +131,7 @@ class Guest:
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=60)
 
 
 def pid_of_share(bulkhead):
