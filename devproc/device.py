@@ -177,6 +177,7 @@ class VirtioDevice(Device):
         self.config_changed: Callable[[], None] = lambda: None
         self.want: Callable[[int, bool], None] = lambda queue, wanted: None  # of a queue that is served on demand
         self.native_pop: Callable[[Any, Any], int] | None = None  # in place of `ring_pop`, from a machine-code loop
+        self.lent: Callable[[], int] = lambda: 0  # requests of its machine-code loop's that nothing needs to wait for
         self.posted: Callable[[int], bool] = lambda queue: False  # has the driver put something there?
 
     def handle(self, request: Request) -> None:
@@ -206,6 +207,11 @@ class VirtioDevice(Device):
 
     def config_written(self, offset: int, data: bytes) -> None:
         """The driver wrote the configuration space. Default: nothing in it can be written."""
+
+    def remembered(self) -> dict[str, dict[int, Any]]:
+        """What the device must know of earlier requests to answer the next one as it will, as plain tables by name. A
+        recording has them, and a replay of it lends them again. Default: nothing."""
+        return {}
 
     def readable(self, on: bool) -> bool:
         """There are rules that stop requests (`devproc.breaks`), or no more: serve everything through `handle`. False:

@@ -16,6 +16,17 @@ from devproc.fs.fuse.listing import fuse_list
 from devproc.fs.fuse.tables import fuse_index
 from devproc.loop import account, call, flush_and_call, pop_now, put_now, wait_for_work
 from devproc.net.fast import net_fits, net_loop, net_queue, net_send
+from devproc.relay.carry import (
+    carry_answers,
+    carry_blame,
+    carry_forget,
+    carry_loop,
+    carry_next,
+    carry_settle,
+    carry_suspect,
+    carry_take,
+)
+from devproc.relay.twin_code import twin_collect, twin_forget, twin_place, twin_repeat, twin_unask
 from native import Unit
 from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
 from proto.ring import (
@@ -38,6 +49,14 @@ EXPORTS: list[Any] = [
     block_loop,
     call,
     call_again,
+    carry_answers,
+    carry_blame,
+    carry_forget,
+    carry_loop,
+    carry_next,
+    carry_settle,
+    carry_suspect,
+    carry_take,
     flush_and_call,
     fuse_index,
     fuse_list,
@@ -63,6 +82,11 @@ EXPORTS: list[Any] = [
     signal_core,
     tap_note,
     trace,
+    twin_collect,
+    twin_forget,
+    twin_place,
+    twin_repeat,
+    twin_unask,
     wait_for_work,
 ]
 

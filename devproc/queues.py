@@ -156,7 +156,7 @@ class Queues:
     def busy(self) -> int:
         """Requests that this process has taken and not yet given back."""
         taken = sum(queue.ring.in_flight - queue.ring.again_left for queue in self._queues.values())
-        return taken - len(self._parked)
+        return taken - len(self._parked) - self._device.lent()
 
     def in_flight(self, index: int | None = None) -> int:
         """Requests in the in-flight table: those, and a predecessor's that have not come again yet."""
@@ -210,6 +210,10 @@ class Queues:
         for queue in self._queues.values():
             queue.ring.tap = address
 
+    def ring(self, index: int) -> Ring:
+        """A queue that was set up, as machine code sees it."""
+        return self._queues[index].ring
+
     def sizes(self) -> dict[int, int]:
         """The entries of each queue that the driver has set up."""
         return {index: int(queue.ring.num) for index, queue in self._queues.items()}
@@ -241,6 +245,22 @@ class Queues:
         for index, queue in list(self._queues.items()):
             if queue.enabled and ready >> index & 1:
                 self._work_one(queue.ring)
+
+    def handle_popped(self, index: int) -> None:
+        """The request in the chain, which a loop of machine code has popped, is the readable path's."""
+        ring = self._queues[index].ring
+        self._handle(ring)
+        self._engine.flush_and_call(self.loop, ring)
+
+    def refuse(self, index: int, chain: memoryview) -> None:
+        """Answer a request whose chain a loop of machine code has kept with the device's I/O error."""
+        ring = self._queues[index].ring
+        self._view[self._chain_at : self._chain_at + len(chain)] = chain
+        request = self._request(ring)
+        self._device.failed(request, BackendError("not carried out: process after process died of it", errno=errno.EIO))
+        request.failed = True
+        self._put(ring, request)
+        self._engine.flush_and_call(self.loop, ring)
 
     def report_broken(self) -> None:
         """Stop every queue that the driver has broken, and say so."""

@@ -1,21 +1,22 @@
 """What a relay and the device behind it say to each other: one table of messages, and their encoding.
 
 A relay stands beside the core and has the guest's memory; the device behind it, in another process or on another host,
-has none and sees the bytes of its own requests alone. A message is one ZeroMQ frame: a fixed header of 24 bytes,
-little-endian, and a msgpack map with exactly the fields below.
+has none and sees the bytes of its own requests alone. A message is a ZeroMQ frame: a fixed header of 24 bytes,
+little-endian, and a msgpack map with exactly the fields below. Two of them, REQUESTS and ANSWERS, have a second frame,
+of `RequestRecord`s or `AnswerRecord`s, each followed by its bytes and padded to 8: those are read by machine code.
 
     offset  size  field
     0       4     magic    "BKRL"
-    4       2     version  1
+    4       2     version  2
     6       2     type     a number of `MESSAGES`
     8       8     session  a number that the relay draws for each connection; 0 before there is one
     16      4     length   of the body
     20      4     0
 
-Nothing is acknowledged by itself. What the relay has not had an ANSWER to is sent again in the next session, with
-`again`: a request may be carried out more than once, and is answered to the guest exactly once. It is named by its
-queue and its counter (the number of its pop, kept in the in-flight table), within a *life*, which is the time between
-two resets by the driver.
+Nothing is acknowledged by itself. What the relay has not had an answer to is sent again in the next session, with
+AGAIN. The device keeps what it answered lately, and then says it again; one that died meanwhile carries the request out
+once more. It is answered to the guest exactly once. It is named by its queue, its head and its counter (the number of
+its pop, kept in the in-flight table), within a *life*, which is the time between two resets by the driver.
 
 Decoding is strict and bounded, whoever sent it: ProtocolError names the first field that is wrong.
 """
@@ -25,21 +26,29 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any, NamedTuple
 
 import msgpack
 
+from native import Record, u16, u32, u64
 from proto.errors import ProtocolError
-from proto.messages import BOOL, MAX_CONFIG, MAX_TEXT, QUEUE, U8, U16, U32, U64, Bytes, Field, Sequence, Structure, Text
+from proto.messages import MAX_CONFIG, MAX_TEXT, QUEUE, U8, U16, U32, U64, Bytes, Field, Sequence, Structure, Text
 from proto.pages import MAX_QUEUES
 
 __all__ = [
     "HEADER_SIZE",
     "MAX_DATA",
+    "MAX_LOAD",
     "MAX_MESSAGE",
     "MAX_WRITES",
     "MESSAGES",
+    "TARGET",
     "VERSION",
+    "AnswerFlag",
+    "AnswerRecord",
+    "RequestFlag",
+    "RequestRecord",
     "Row",
     "Said",
     "decode",
@@ -47,12 +56,50 @@ __all__ = [
 ]
 
 MAGIC = b"BKRL"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<4sHHQII")
 HEADER_SIZE = HEADER.size
 MAX_DATA = 4 << 20  # bytes of a request that travel one way; the relay fails what is longer
 MAX_WRITES = 64  # of the configuration space since the driver's reset
-MAX_MESSAGE = HEADER_SIZE + MAX_DATA + 4096
+MAX_MESSAGE = HEADER_SIZE + (1 << 16)
+TARGET = 1 << 18  # bytes of a second frame to which nothing more is added
+MAX_LOAD = TARGET + MAX_DATA + 4096  # bytes of a second frame
+
+
+class RequestFlag(IntFlag):
+    """Of a `RequestRecord`."""
+
+    AGAIN = 1  # it may have been carried out before
+
+
+class AnswerFlag(IntFlag):
+    """Of an `AnswerRecord`."""
+
+    MORE = 1  # it is to become visible to the driver together with the queue's next
+
+
+class RequestRecord(Record):
+    """A request; then its readable bytes, padded to 8."""
+
+    counter: u64  # of its pop
+    readable: u32
+    writable: u32  # bytes that may be written
+    head: u16
+    queue: u16
+    flags: u16
+    error: u16  # not 0: the chain is malformed (proto.ring.ChainError)
+
+
+class AnswerRecord(Record):
+    """An answer; then the writable bytes from the first, padded to 8; their number is the used length."""
+
+    counter: u64
+    written: u32
+    status: u32  # in the device's own words; 0: it was carried out
+    head: u16
+    queue: u16
+    flags: u16
+    spare: u16
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +111,20 @@ class Row:
     sender: str  # "relay" or "device"
     body: Structure
     meaning: str
+    loaded: bool = False  # it has a second frame
 
 
 def _row(number: int, name: str, sender: str, meaning: str, *fields: Field) -> Row:
     return Row(number, name, sender, Structure(name, fields), meaning)
 
 
-_KEY = (Field("queue", QUEUE), Field("counter", U64, "of the request's pop"))
+def _load(number: int, name: str, sender: str, meaning: str, *fields: Field) -> Row:
+    life = Field("life", U64, "it is of")
+    return Row(number, name, sender, Structure(name, (life, *fields)), meaning, loaded=True)
+
+
 _WRITE = Structure("write", (Field("offset", U32), Field("data", Bytes(MAX_CONFIG))))
+_MOVED = Structure("moved", (Field("queue", QUEUE), Field("read", U64), Field("written", U64)))
 _CONFIG = (Field("config", Bytes(MAX_CONFIG)), Field("generation", U32))
 
 _TABLE = (
@@ -86,8 +139,7 @@ _TABLE = (
         Field("passive", Sequence(QUEUE, MAX_QUEUES), "those whose buffers wait for something to come"),
         Field("features", U64, "the device's own; those of the rings are the relay's"),
         *_CONFIG,
-        Field("requests", U16, "at most so many may be in flight"),
-        Field("bytes", U32, "with at most so many bytes, both ways together"),
+        Field("bytes", U32, "at most so many of each queue may be in flight, both ways together, or one request"),
     ),
     _row(
         3,
@@ -99,29 +151,25 @@ _TABLE = (
         Field("features", U64, "accepted by the driver; 0: not yet"),
         Field("writes", Sequence(_WRITE, MAX_WRITES), "to the configuration space in this life"),
     ),
-    _row(4, "READY", "device", "answers HELLO, once what belongs to another life has been finished", *_CONFIG),
     _row(
-        5,
-        "REQUEST",
-        "relay",
-        "carry this out; when it is in flight here already, nothing new",
-        *_KEY,
-        Field("head", U16, "of its chain, for people"),
-        Field("again", BOOL, "it may have been carried out before"),
-        Field("error", U8, "not 0: the chain is malformed (proto.ring.ChainError)"),
-        Field("writable", U32, "bytes that may be written"),
-        Field("data", Bytes(MAX_DATA), "its readable bytes"),
-    ),
-    _row(
-        6,
-        "ANSWER",
+        4,
+        "READY",
         "device",
-        "the request has been carried out",
-        *_KEY,
-        Field("data", Bytes(MAX_DATA), "its writable bytes, from the first; their number is the used length"),
-        Field("failed", BOOL),
-        Field("bytes_read", U32, "for the statistics"),
-        Field("bytes_written", U32),
+        "answers HELLO, once what belongs to another life has been finished",
+        Field(
+            "process",
+            U64,
+            "a number that each process of the device draws: another one has forgotten what was in flight",
+        ),
+        *_CONFIG,
+    ),
+    _load(5, "REQUESTS", "relay", "carry these out; those that are in flight here already are nothing new"),
+    _load(
+        6,
+        "ANSWERS",
+        "device",
+        "these have been carried out",
+        Field("moved", Sequence(_MOVED, MAX_QUEUES), "since the message before, for the statistics"),
     ),
     _row(
         7, "RESET", "relay", "the driver has reset the device; what comes now is of the next life", Field("life", U64)
@@ -141,13 +189,14 @@ _TABLE = (
     _row(12, "PONG", "device", "answers PING"),
     _row(13, "REFUSED", "device", "answers HELLO: not now, and why", Field("text", Text(MAX_TEXT))),
     _row(14, "LOG", "device", "for the device's log", Field("level", U8), Field("text", Text(MAX_TEXT))),
+    _row(15, "BYE", "device", "its process ends because it was told to: nothing in flight is to blame"),
 )
 
 MESSAGES: dict[str, Row] = {row.name: row for row in _TABLE}
 _BY_NUMBER: dict[int, Row] = {row.number: row for row in _TABLE}
 _LIMITS: dict[str, Any] = {
     "max_str_len": MAX_TEXT * 4,
-    "max_bin_len": MAX_DATA,
+    "max_bin_len": MAX_CONFIG,
     "max_array_len": MAX_WRITES,
     "max_map_len": 16,
     "max_ext_len": 0,
@@ -160,6 +209,7 @@ class Said(NamedTuple):
     name: str
     body: dict[str, Any]
     session: int
+    load: bytes = b""  # the second frame
 
 
 def encode(name: str, body: Mapping[str, Any] | None = None, *, session: int = 0) -> bytes:
@@ -173,8 +223,9 @@ def encode(name: str, body: Mapping[str, Any] | None = None, *, session: int = 0
     return HEADER.pack(MAGIC, VERSION, row.number, session, len(packed), 0) + packed
 
 
-def decode(data: bytes, sender: str) -> Said:
-    """One message of `sender` ("relay" or "device") from its bytes. Raises ProtocolError."""
+def decode(data: bytes, sender: str, load: bytes | None = None) -> Said:
+    """One message of `sender` ("relay" or "device") from its frames. What is in the second is not looked at. Raises
+    ProtocolError."""
     if not HEADER_SIZE <= len(data) <= MAX_MESSAGE:
         raise ProtocolError(f"{len(data)} bytes are no message", field="header")
     magic, version, number, session, length, spare = HEADER.unpack_from(data)
@@ -196,7 +247,9 @@ def decode(data: bytes, sender: str) -> Said:
     except Exception as error:  # msgpack raises a family of its own, ValueError and RecursionError
         raise ProtocolError(f"{row.name}: the body is not msgpack: {error}", field="body") from error
     row.body.check(body, row.name)
-    return Said(row.name, body, session)
+    if row.loaded is not (load is not None) or len(load or b"") > MAX_LOAD:
+        raise ProtocolError(f"{row.name}: a second frame of {len(load or b'')} bytes", field="load")
+    return Said(row.name, body, session, load or b"")
 
 
 def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

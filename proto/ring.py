@@ -63,6 +63,7 @@ __all__ = [
     "MAX_SEGMENTS",
     "Chain",
     "ChainError",
+    "Given",
     "Iovec",
     "Pop",
     "Ring",
@@ -215,6 +216,15 @@ class Ring(Record):
     mute: u32  # not 0: answers have none
     spare: u32
     tap: u64  # address of the tap through which everything is recorded, or 0
+    given: u64  # address of a `Given` for each head, where somebody else has popped the requests before; or 0
+
+
+class Given(Record):
+    """What a ring is told of a request that has come from elsewhere, by head; and what it tells of its answer."""
+
+    counter: u64
+    again: u32
+    status: u32
 
 
 class Iovec(Record):
@@ -279,15 +289,25 @@ def ring_pop(ring: Ring, chain: Chain) -> u32:
     entry = InflightHeader(ring.inflight).desc[head]
     if entry.inflight != 0:
         return _broken(ring, RingError.HEAD_BUSY)
-    entry.counter = ring.counter
-    entry.inflight = 1
     chain.counter = ring.counter
     chain.again = 0
+    if ring.given != 0:
+        _name(ring, chain, head)
+    entry.counter = chain.counter
+    entry.inflight = 1
     ring.counter = ring.counter + 1
     ring.last_avail = wrap16(ring.last_avail + 1)
     ring.in_flight = ring.in_flight + 1
     _take(ring, chain, head)
     return Pop.CHAIN
+
+
+@fn(cold=True)
+def _name(ring: Ring, chain: Chain, head: u16) -> None:
+    """The request keeps the number that it has elsewhere."""
+    given = Given(ring.given + u64(head) * Given.size())
+    chain.counter = given.counter
+    chain.again = given.again
 
 
 @fn(cold=True)
@@ -527,6 +547,8 @@ def ring_put(ring: Ring, chain: Chain, written: u32) -> None:
     element.id = u32(head)
     element.len = written
     ring.batch = ring.batch + 1
+    if ring.given != 0:
+        Given(ring.given + u64(head) * Given.size()).status = ring.status
     if written != 0:
         _mark(ring, chain)
     if ring.tap != 0:

@@ -1,17 +1,19 @@
-"""The device behind a relay: an unchanged `VirtioDevice` whose requests come as bytes and go as bytes.
+"""The device behind a relay: an unchanged `VirtioDevice` that serves rings of its own, filled from messages.
 
-It has no guest memory, no ring and no page. A request that is in flight here is known by queue and counter; when a
-relay sends it once more, because the connection or the relay was lost, its answer goes to whom asked last and it is not
-begun twice. One that had been answered into the void is carried out again, with `again`, as after the death of a device
-process. A reset by the driver waits until what was taken has been finished; what is parked is forgotten.
+It has no guest memory, none of the guest's rings and no page of the core's. What is in flight here is known by queue,
+head and counter; when a relay sends it once more, because the connection or the relay was lost, it is not begun twice,
+and what had been answered into the void is said again. After the death of this process it is carried out again, with
+`again`, as after the death of any device. A reset by the driver waits until what was begun has been finished; what is
+parked is forgotten, and so are buffers that wait for something to come.
 
 At most one session at a time; a HELLO of the same machine takes the place of the one before, another machine's is
-refused while the first is heard of. What is sent here is bounded by MAX_REQUESTS and MAX_BYTES; a relay that goes
-beyond them loses its session.
+refused while the first is heard of. A relay that sends what it may not loses its session.
 """
 
 from __future__ import annotations
 
+import ctypes
+import secrets
 import select
 import struct
 import time
@@ -23,43 +25,44 @@ import zmq
 
 from devproc.device import VirtioDevice
 from devproc.kept import Kept
-from devproc.request import Buffer, Request
-from proto.errors import BackendError, ConfigError, ProtocolError
-from proto.relay import MAX_DATA, MAX_MESSAGE, Said, decode, encode
-from proto.ring import ChainError
+from devproc.relay.twin import LIMIT, Rings
+from devproc.relay.twin_code import Place
+from proto.errors import ProtocolError
+from proto.relay import MAX_LOAD, Said, decode, encode
 
-__all__ = ["MAX_BYTES", "MAX_REQUESTS", "Host"]
+__all__ = ["Host", "address_of"]
 
-MAX_REQUESTS = 256
-MAX_BYTES = 8 << 20
 GONE = 10.0  # seconds without a word after which another machine may have the device
-HIGH_WATER = 4 * MAX_REQUESTS
-BATCH = 64  # messages before other descriptors are looked at
+HIGH_WATER = 4096
+BATCH = 16  # messages before the device is served, and other descriptors are looked at
 _IDENTITY = struct.Struct("<QQ")  # owner, life
-_EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
-Key = tuple[int, int]
+_EVENTS, _POLLIN, _NOBLOCK, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)
+
+
+def address_of(data: bytes) -> int:
+    """Where the bytes are, for as long as somebody has them."""
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
 
 
 class Host:
     """One device and its socket, a bound ROUTER; `kept` is memory that outlives the process."""
 
-    def __init__(self, device: VirtioDevice, socket: zmq.Socket[bytes], kept: Kept) -> None:
-        if any(queue.in_order or queue.on_demand for queue in device.queues):
-            raise ConfigError(
-                f"{device.id} cannot be served through a relay",
-                hint="Its queues are served in order or on demand: disks, 9p, virtiofs and simple devices can be.",
-            )
+    def __init__(self, device: VirtioDevice, engine: Any, socket: zmq.Socket[bytes], kept: Kept) -> None:
         self._device = device
         self._socket = socket
         self._kept = kept
         data = kept.load()
         self._owner, self._life = _IDENTITY.unpack(data) if len(data) == _IDENTITY.size else (0, 0)
+        self._process = secrets.randbits(63) + 1
         self._peer: bytes | None = None
         self._session = 0
         self._ready = False  # READY was said in this session
         self._heard = 0.0
-        self._open: dict[Key, Request] = {}
-        self._bytes = 0
+        self._rings = Rings(device, engine)
+        self._serving = False  # the driver has accepted features:
+        self._features = 0
+        self._load: tuple[bytes, int] | None = None  # requests for which there was no room, and how many bytes are done
+        self._asked = False  # something may have to be said again
         self._waiting: deque[tuple[bytes, Said]] = deque()  # what came while another life's requests are finished
         self._then: Callable[[], None] | None = None  # when they are
         device.config_changed = self._config_changed
@@ -70,7 +73,7 @@ class Host:
         socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = HIGH_WATER
-        socket.maxmsgsize = MAX_MESSAGE
+        socket.maxmsgsize = MAX_LOAD
         socket.router_mandatory = True
         socket.tcp_keepalive = 1
         if fd >= 0:
@@ -78,32 +81,48 @@ class Host:
         return socket
 
     def watch(self, watch: Callable[..., None]) -> None:
-        """Have whoever polls call `ready`."""
-        watch(int(self._socket.fd), self.ready, select.POLLIN)
+        """Have whoever polls wake when something comes; `turn` takes it."""
+        watch(int(self._socket.fd), lambda: None, select.POLLIN)
 
-    def ready(self) -> bool:
-        """Take what has come. True: there may be more."""
-        for _ in range(BATCH):
-            if not int(self._socket.get(_EVENTS)) & _POLLIN:
-                return False
-            try:
-                frames = self._socket.recv_multipart(_NOBLOCK)
-            except zmq.Again:
-                return False
-            if len(frames) == 2:
-                self._take(frames[0], frames[1])
-        return True
+    def turn(self) -> bool:
+        """Take what has come, serve the device, say what it has answered. True: there may be more."""
+        more = self._receive()
+        if self._load is not None and self._then is None:
+            more = self._place(*self._load) or more
+        if self._serving and self._then is None:
+            more = self._rings.turn() or more
+        self._answer()
+        self._settle()
+        return more or (self._load is None and bool(int(self._socket.get(_EVENTS)) & _POLLIN))
 
     def log(self, text: str, level: int = 20) -> None:
         """A line for the relay's log too."""
         if self._ready:
             self._say("LOG", {"level": level, "text": text[:1000]})
 
+    def bye(self) -> None:
+        """The process ends because it was told to."""
+        if self._ready:
+            self._socket.linger = 200
+            self._say("BYE")
+
     # -- what comes ------------------------------------------------------------------------------------------------
 
-    def _take(self, peer: bytes, data: bytes) -> None:
+    def _receive(self) -> bool:
+        for _ in range(BATCH):
+            if self._load is not None or not int(self._socket.get(_EVENTS)) & _POLLIN:
+                return False
+            try:
+                frames = self._socket.recv_multipart(_NOBLOCK)
+            except zmq.Again:
+                return False
+            if 2 <= len(frames) <= 3:
+                self._take(*frames)
+        return True
+
+    def _take(self, peer: bytes, data: bytes, load: bytes | None = None) -> None:
         try:
-            said = decode(data, "relay")
+            said = decode(data, "relay", load)
         except ProtocolError:
             return  # nobody's; a relay that is one goes on without an answer, and begins anew
         if said.name == "LOOK":
@@ -119,8 +138,9 @@ class Host:
 
     def _carry(self, said: Said) -> None:
         body = said.body
-        if said.name == "REQUEST":
-            self._request(body)
+        if said.name == "REQUESTS":
+            if body["life"] == self._life:
+                self._place(said.load, 0)
         elif said.name == "PING":
             self._say("PONG")
         elif said.name == "RESET":
@@ -136,14 +156,14 @@ class Host:
         if peer == self._peer and said.session == self._session:
             self._heard = now
             if self._ready:
-                self._say("READY", self._config())
+                self._say_ready()
             return
         if self._peer is not None and body["owner"] != self._owner and now - self._heard < GONE:
             refusal = {"text": f"{self._device.id} is in use by another machine"}
             self._send(peer, encode("REFUSED", refusal, session=said.session))
             return
-        self._peer, self._session, self._ready, self._heard = peer, said.session, False, now
-        self._waiting.clear()
+        self._leave()
+        self._peer, self._session, self._heard = peer, said.session, now
         if (self._owner, self._life) == (body["owner"], body["life"]) and self._then is None:
             self._welcome(body)
             return
@@ -152,12 +172,22 @@ class Host:
         self._begin_life(body["life"], lambda: self._welcome(body), fresh=fresh)
 
     def _welcome(self, body: dict[str, Any]) -> None:
-        if body["features"] and body["features"] != self._device.driver_features:
+        if body["features"]:
             self._negotiate(body["features"])
         for write in body["writes"]:
             self._write_config(write)
         self._ready = True
-        self._say("READY", self._config())
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        self._say("READY", {"process": self._process, **self._config()})
+
+    def _leave(self) -> None:
+        """The session is over."""
+        self._peer, self._ready, self._session = None, False, 0
+        self._waiting.clear()
+        self._load = None
+        self._rings.unask()
 
     # -- a life ----------------------------------------------------------------------------------------------------
 
@@ -165,20 +195,22 @@ class Host:
         """Once nothing of the one before is being carried out."""
 
         def begin() -> None:
-            self._open.clear()  # what is left is parked: nobody waits for it any more
-            self._bytes = 0
+            self._load = None
+            self._serving = False
             self._life = life
             if not fresh:
                 self._device.reset()
                 self._device.driver_features = 0
+            self._rings.end()
             self._kept.store(_IDENTITY.pack(self._owner, life))
             then()
 
+        self._rings.pause()
         self._then = begin
         self._settle()
 
     def _settle(self) -> None:
-        if self._then is None or any(not request.parked for request in self._open.values()):
+        if self._then is None or self._rings.busy():
             return
         then, self._then = self._then, None
         then()
@@ -187,71 +219,33 @@ class Host:
             if peer == self._peer and said.session == self._session:
                 self._carry(said)
 
-    # -- requests --------------------------------------------------------------------------------------------------
+    # -- requests and answers --------------------------------------------------------------------------------------
 
-    def _request(self, body: dict[str, Any]) -> None:
-        key, device = (body["queue"], body["counter"]), self._device
-        if key in self._open:
-            return
-        cost = len(body["data"]) + body["writable"]
-        if (
-            body["queue"] >= len(device.queues)
-            or body["writable"] > MAX_DATA
-            or len(self._open) >= MAX_REQUESTS + len(device.queues)
-            or (self._open and self._bytes + cost > 2 * MAX_BYTES)
-        ):
+    def _place(self, load: bytes, start: int) -> bool:
+        """True when something was placed."""
+        self._load = None
+        if not self._serving:
+            self._drop_session("a request before the driver was there")
+            return False
+        found, at = self._rings.place(address_of(load), len(load), start)
+        self._asked = True
+        if found is Place.NONSENSE:
             self._drop_session("a request beyond what is allowed")
+        elif found is Place.FULL:
+            self._load = load, at
+        return at != start
+
+    def _answer(self) -> None:
+        """Say what there is to be said."""
+        if not self._ready or self._then is not None:
             return
-        parts = (memoryview(bytearray(body["data"])), memoryview(bytearray(body["writable"])))
-        request = Request(
-            body["queue"],
-            body["head"],
-            [Buffer(0, 0, len(parts[0]))] if parts[0] else [],
-            [Buffer(1, 0, len(parts[1]))] if parts[1] else [],
-            lambda part, offset, length: parts[part][offset : offset + length],
-            error=body["error"],
-            again=body["again"],
-            number=body["counter"],
-        )
-        self._open[key] = request
-        self._bytes += cost
-        self._carry_out(request, lambda: self._done(key, request, parts[1], cost))
-
-    def _carry_out(self, request: Request, done: Callable[[], None]) -> None:
-        device = self._device
-        request.finish = done
-        try:
-            if request.error == ChainError.POISONED:
-                raise BackendError("not carried out: device after device died of it")
-            device.malformed(request) if request.error else device.handle(request)
-        except (BackendError, OSError) as error:
-            device.log(f"{device.id}: queue {request.queue} head {request.head}: {error}", 30)
-            device.failed(request, error)
-            request.deferred = False
-        if not request.deferred:
-            done()
-        elif request.parked:
-            self._settle()
-
-    def _done(self, key: Key, request: Request, written: memoryview, cost: int) -> None:
-        request.finish = lambda: None
-        if self._open.get(key) is not request:
-            return  # of another life
-        del self._open[key]
-        self._bytes -= cost
-        if self._ready and self._then is None:
-            self._say(
-                "ANSWER",
-                {
-                    "queue": key[0],
-                    "counter": key[1],
-                    "data": bytes(written[: request.written]),
-                    "failed": request.failed,
-                    "bytes_read": min(request.bytes_read, 0xFFFFFFFF),
-                    "bytes_written": min(request.bytes_written, 0xFFFFFFFF),
-                },
-            )
-        self._settle()
+        for again in (False, True) if self._asked else (False,):
+            more = True
+            while more and self._ready:
+                records, more = self._rings.collect(again=again)
+                if records:
+                    self._say("ANSWERS", {"life": self._life, "moved": self._rings.moved()}, records)
+        self._asked = False
 
     # -- the device ------------------------------------------------------------------------------------------------
 
@@ -260,19 +254,20 @@ class Host:
         return {
             "device_id": int(self._device.device_id),
             "queues": [queue.size for queue in queues],
-            "passive": [index for index, queue in enumerate(queues) if queue.passive],
+            "passive": [index for index, queue in enumerate(queues) if queue.passive or queue.on_demand],
             "features": self._device.features,
             **self._config(),
-            "requests": MAX_REQUESTS,
-            "bytes": MAX_BYTES,
+            "bytes": LIMIT,
         }
 
     def _config(self) -> dict[str, Any]:
         return {"config": self._device.config_bytes(), "generation": self._device.config_generation}
 
     def _negotiate(self, features: int) -> None:
-        self._device.driver_features = features
-        self._device.negotiated()
+        if not self._serving or features != self._features:
+            self._device.driver_features = self._features = features
+            self._rings.begin()
+            self._serving = True
 
     def _write_config(self, write: dict[str, Any]) -> None:
         if write["offset"] + len(write["data"]) <= len(self._device.config_bytes()):
@@ -285,20 +280,26 @@ class Host:
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def _say(self, name: str, body: dict[str, Any] | None = None) -> None:
-        if self._peer is not None and not self._send(self._peer, encode(name, body, session=self._session)):
+    def _say(self, name: str, body: dict[str, Any] | None = None, load: memoryview | None = None) -> None:
+        data = encode(name, body, session=self._session)
+        if self._peer is not None and not self._send(self._peer, data, load):
             self._drop_session("the connection is gone")
 
-    def _send(self, peer: bytes, data: bytes) -> bool:
+    def _send(self, peer: bytes, data: bytes, load: memoryview | None = None) -> bool:
         """False: it has gone, or does not read; it will ask again for what it misses, in its next session."""
         try:
-            self._socket.send_multipart((peer, data), _NOBLOCK)
+            self._socket.send(peer, _NOBLOCK | _SNDMORE)
+            if load is None:
+                self._socket.send(data, _NOBLOCK)
+            else:
+                self._socket.send(data, _NOBLOCK | _SNDMORE)
+                self._socket.send(load, _NOBLOCK)
         except zmq.ZMQError:
             return False
         return True
 
     def _drop_session(self, why: str) -> None:
         peer, session = self._peer, self._session
-        self._peer, self._ready, self._session = None, False, 0
+        self._leave()
         if peer is not None:
             self._send(peer, encode("REFUSED", {"text": why}, session=session))

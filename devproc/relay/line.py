@@ -19,7 +19,7 @@ from typing import Any
 import zmq
 
 from proto.errors import ProtocolError
-from proto.relay import MAX_MESSAGE, Said, decode, encode
+from proto.relay import MAX_LOAD, Said, decode, encode
 
 __all__ = ["Curve", "Line", "read_curve"]
 
@@ -30,7 +30,7 @@ SILENCE = 10.0  # seconds without a word after which the other side has gone
 NONSENSE_PAUSE = 1.0  # seconds until one that sent nonsense is asked again
 SHORT = 0.5  # seconds that a session must last for the next one to be begun at once
 HIGH_WATER = 4096
-_EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
+_EVENTS, _POLLIN, _NOBLOCK, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)
 _BROKEN = zmq.EVENT_DISCONNECTED
 _UNKNOWN = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
@@ -102,16 +102,16 @@ class Line:
         socket = self._socket
         while socket is not None and socket is self._socket and int(socket.get(_EVENTS)) & _POLLIN:
             try:
-                data = socket.recv(_NOBLOCK)
+                frames = socket.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 break
-            self._take(data)
+            self._take(frames[0], frames[1] if len(frames) == 2 else None)
         if socket is not None and socket is self._socket:
             self._look_at_monitor()
 
-    def post(self, name: str, body: Mapping[str, Any]) -> bool:
+    def post(self, name: str, body: Mapping[str, Any], load: memoryview | None = None) -> bool:
         """Say something in the present session. False: there is none, or ZeroMQ is full."""
-        return self.up and self._say(name, body)
+        return self.up and self._say(name, body, load)
 
     def lose(self, why: str, pause: float = 0.0) -> None:
         """The session is over; the next is tried for at once, or after a pause."""
@@ -139,9 +139,9 @@ class Line:
 
     # -- what comes ------------------------------------------------------------------------------------------------
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, load: bytes | None = None) -> None:
         try:
-            said = decode(data, "device")
+            said = decode(data, "device", load)
             if said.session not in (0, self._session):
                 return
             self._heard = time.monotonic()
@@ -188,12 +188,16 @@ class Line:
         else:
             self._say("LOOK")
 
-    def _say(self, name: str, body: Mapping[str, Any] | None = None) -> bool:
+    def _say(self, name: str, body: Mapping[str, Any] | None = None, load: memoryview | None = None) -> bool:
         assert self._socket is not None
         session = 0 if name == "LOOK" else self._session
         self._said = time.monotonic()
         try:
-            self._socket.send(encode(name, body, session=session), _NOBLOCK)
+            if load is None:
+                self._socket.send(encode(name, body, session=session), _NOBLOCK)
+            else:
+                self._socket.send(encode(name, body, session=session), _NOBLOCK | _SNDMORE)
+                self._socket.send(load, _NOBLOCK)
         except zmq.Again:
             return False
         if int(self._socket.get(_EVENTS)) & _POLLIN:
@@ -206,7 +210,7 @@ class Line:
         self._socket = socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = HIGH_WATER
-        socket.maxmsgsize = MAX_MESSAGE
+        socket.maxmsgsize = MAX_LOAD
         socket.immediate = True
         socket.ipv6 = True
         socket.reconnect_ivl, socket.reconnect_ivl_max = BACKOFF_FIRST, BACKOFF_LIMIT

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from devproc.blk.network import use_outlet
 from devproc.device import VirtioDevice
+from devproc.engine import load_engine
 from devproc.fs.journal import kept_memory
 from devproc.kept import KEPT_SIZE, Kept
 from devproc.needs import needs_of_served
@@ -53,6 +55,7 @@ class Process:
         needs = needs_of_served(
             body["device"], body.get("backend") or "", body.get("properties"), "outlet" in start.fds
         )
+        engine = load_engine()
         order = body.get("sandbox") or {}
         self.sandbox = Sandbox({"sandbox": order}, None if "needs" in order else needs)
         self.sandbox.begin()
@@ -69,29 +72,44 @@ class Process:
         device.descriptors = start.fds
         kept = Kept(kept_memory(device, "host", KEPT_SIZE))
         device.start()
-        self._host = host = Host(device, socket, kept)
+        self._host = host = Host(device, engine, socket, kept)
         self.endpoint = str(socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
         self._poll.register(channel, select.POLLIN)
         host.watch(self._watch)
 
     def run(self) -> None:
         """Until STOP, or until whoever started this is gone."""
+        assert self._host is not None
+        ticked = time.monotonic()
         while True:
-            busy = self._host is not None and self._host.ready()
+            busy = self._host.turn()
             for fd, _ in self._poll.poll(0 if busy else TICK):
                 if fd == self._channel.fileno():
-                    if self._channel.told_to_stop():
+                    if not self._from_keeper():
                         return
                 elif fd in self._watched:
                     self._watched[fd]()
-            self.device.tick()
+            if time.monotonic() - ticked > TICK / 1000:
+                ticked = time.monotonic()
+                self.device.tick()
 
     def close(self) -> None:
+        """An orderly end."""
         self.device.stop()
+        if self._host is not None:
+            self._host.bye()
 
     def callback(self, domain: str, key: bytes) -> bool:
         """For ZeroMQ's authenticator: may this public key in?"""
         return key in self._known
+
+    def _from_keeper(self) -> bool:
+        """False: this is the end."""
+        packet = self._channel.recv()
+        packet.close()
+        if packet.kind == "TELL":
+            self.device.told(str(packet.body.get("kind", "")), packet.body)
+        return packet.kind != "STOP"
 
     def _bind(self, endpoint: str, fds: dict[str, int]) -> zmq.Socket[bytes]:
         socket = Host.bind(self._context, endpoint, fds.pop("listen", -1))
