@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Handover", "check_hello"]
 
 NO_DEADLINE = float("inf")  # the keeper's deadlines count: it fences
+RESUME_DEADLINE = 1.0  # seconds; after a swap that failed nobody but the link looks after the device
 
 
 class Handover:
@@ -98,7 +99,7 @@ class Handover:
         resume = self._asked
         self._forget()
         if resume:
-            self._link.ask("RESUME", {}, lambda _: None, NO_DEADLINE)
+            self._link.ask("RESUME", {}, lambda _: None, RESUME_DEADLINE)
             self._link.let_go()
 
     # -- what the candidate says -----------------------------------------------------------------------------------
@@ -106,15 +107,18 @@ class Handover:
     def receive(self) -> None:
         """Handle what the candidate has sent. A malformed message is reported and dropped."""
         while self.socket is not None and int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            data = self.socket.recv(zmq.NOBLOCK)
-            try:
-                message = decode(data)
-                if message.epoch == self.epoch:
-                    self._dispatch(message)
-            except BulkheadError as error:
-                name = self._link.name
-                text = f"{name} (candidate): {error.describe()}"
-                self._link.report("LOG", {"id": name, "level": 30, "text": text})
+            for data in self._link.through(self.socket.recv(zmq.NOBLOCK)):
+                self._arrived(data)
+
+    def _arrived(self, data: bytes) -> None:
+        try:
+            message = decode(data)
+            if message.epoch == self.epoch:
+                self._dispatch(message)
+        except BulkheadError as error:
+            name = self._link.name
+            text = f"{name} (candidate): {error.describe()}"
+            self._link.report("LOG", {"id": name, "level": 30, "text": text})
 
     def close(self) -> None:
         """The core ends."""
@@ -170,7 +174,8 @@ class Handover:
         if self.socket is not None:
             with contextlib.suppress(zmq.ZMQError):
                 data = encode(name, body, epoch=self.epoch, seq=seq, reply=reply, error=error)
-                self.socket.send(data, zmq.NOBLOCK)
+                for leaving in self._link.through(data):
+                    self.socket.send(leaving, zmq.NOBLOCK)
 
     def _forget(self) -> None:
         if self.socket is not None:

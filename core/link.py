@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import zmq
 
 from core.handover import Handover, check_hello
+from core.noise import Noise
 from proto.errors import BulkheadError, ProtocolError
 from proto.messages import MAX_BODY, MESSAGES, Message, decode, encode
 from proto.pages import MAX_QUEUES
@@ -148,6 +149,7 @@ class DeviceLink:
         self._served: set[int] = set()  # queues that a device process has begun to serve since the driver set them up
         self._eras = [0] * MAX_QUEUES  # how often the driver has stopped each queue
         self._held: list[Callable[[], None]] | None = None  # what harts want while a swap hands the device over
+        self._noise: Noise | None = None  # what loses and garbles messages, when that is wanted
         self.handover = Handover(self, self._bind)
 
     # -- what the keeper says --------------------------------------------------------------------------------------
@@ -307,13 +309,14 @@ class DeviceLink:
                 return
             data = self.socket.recv(zmq.NOBLOCK)
             self.received += 1
-            self.trace_message(TracePoint.MESSAGE_IN, data)
-            try:
-                message = decode(data)
-                if message.epoch == self.epoch:
-                    self._dispatch(message)
-            except BulkheadError as error:
-                self._report("LOG", {"id": self.name, "level": 30, "text": f"{self.name}: {error.describe()}"})
+            for arrived in self.through(data):
+                self.trace_message(TracePoint.MESSAGE_IN, arrived)
+                try:
+                    message = decode(arrived)
+                    if message.epoch == self.epoch:
+                        self._dispatch(message)
+                except BulkheadError as error:
+                    self._report("LOG", {"id": self.name, "level": 30, "text": f"{self.name}: {error.describe()}"})
 
     def overdue(self, now: float) -> bool:
         """True when requests have not been answered in time; they are reported to the keeper, again and again."""
@@ -326,6 +329,16 @@ class DeviceLink:
             name, then, _ = self._waiting[seq]
             self._waiting[seq] = (name, then, now + ANSWER_DEADLINE)
         return bool(late)
+
+    def noise(self, lost: int = 0, garbled: int = 0, doubled: int = 0, seed: int = 0) -> None:
+        """Lose, garble and double so many of a thousand messages from now on; with all of them 0, no more."""
+        if self._noise is not None:
+            self._report("LOG", {"id": self.name, "level": 20, "text": f"{self.name}: messages: {self._noise.told()}"})
+        self._noise = Noise(lost, garbled, doubled, seed) if lost or garbled or doubled else None
+
+    def through(self, data: bytes) -> list[bytes]:
+        """What becomes of a message on its way."""
+        return [data] if self._noise is None else self._noise.through(data)
 
     def close(self) -> None:
         """End the session without a word; the keeper ends the process."""
@@ -348,11 +361,13 @@ class DeviceLink:
         elif message.name == "CALL":
             self.port.take_calls()
         elif message.name == "CONFIG_CHANGED":
+            self._send(message.name, {}, seq=message.seq, reply=True)
             self.port.configure(message.body["config"], message.body["generation"], interrupt=True)
             self._tell("SEEN", config=message.body["config"], config_generation=message.body["generation"])
         elif message.name == "LOG":
             self._report("LOG", {"id": self.name, **message.body})
         elif message.name == "ERR":
+            self._send(message.name, {}, seq=message.seq, reply=True)
             self._report("LOG", {"id": self.name, "level": 40, "text": message.body["text"]})
             if message.body["needs_reset"]:
                 self.port.needs_reset()
@@ -502,7 +517,8 @@ class DeviceLink:
             return False
         data = encode(name, body, epoch=self.epoch, seq=seq, reply=reply, error=error)
         try:
-            self.socket.send(data, zmq.NOBLOCK)
+            for leaving in self.through(data):
+                self.socket.send(leaving, zmq.NOBLOCK)
         except zmq.ZMQError:
             return False
         self.trace_message(TracePoint.MESSAGE_OUT, data)

@@ -283,6 +283,8 @@ class CoreProcess:
             handover.adopt(epoch)
         elif body["state"] == "abandon":
             handover.abandon(epoch)
+        elif body["state"] == "noise":
+            link.noise(*(int(body[name]) for name in ("lost", "garbled", "doubled", "seed")))
         elif body["state"] in ("starting", "candidate"):
             expect = link.expect if body["state"] == "starting" else handover.candidate
             try:

@@ -123,6 +123,7 @@ class Runtime:
             if time.monotonic() - ticked >= HEARTBEAT:
                 ticked = time.monotonic()
                 self.device.tick()
+                self._session.repeat()
             if self._session.state is State.CONNECTING and time.monotonic() - heard > HEARTBEAT:
                 heard = time.monotonic()
                 self._session.hello(os.getpid())  # the first one, or its answer, was lost
@@ -311,13 +312,13 @@ class Runtime:
     def _broken(self, queue: int, text: str) -> None:
         """The driver broke a queue: the core sets DEVICE_NEEDS_RESET."""
         self.log(f"{self.device.id}: {text}", 30)
-        self._session.post("ERR", {"text": f"{self.device.id}: {text}", "queue": queue, "needs_reset": True})
+        self._session.say("ERR", {"text": f"{self.device.id}: {text}", "queue": queue, "needs_reset": True})
 
     def _config_changed(self) -> None:
         device = self.device
         assert isinstance(device, VirtioDevice)
         device.config_generation = (device.config_generation + 1) & 0xFFFFFFFF
-        self._session.post("CONFIG_CHANGED", {"config": device.config_bytes(), "generation": device.config_generation})
+        self._session.say("CONFIG_CHANGED", {"config": device.config_bytes(), "generation": device.config_generation})
 
     def _set_interrupt(self, level: bool) -> None:
         if self._candidate:

@@ -85,6 +85,7 @@ class Session:
         self._waiting: list[tuple[Callable[[], bool], Callable[[], None]]] = []  # (is it quiet?, then answer)
         self._running_before = State.OPEN
         self._released = False
+        self._unheard: dict[tuple[str, int | None], tuple[int, dict[str, Any]]] = {}  # what was said → seq, body
         self._answers: dict[str, Callable[[dict[str, Any], Message], dict[str, Any] | None]] = {
             "FEATURES": self._features,
             "FEATURES_OK": self._features_ok,
@@ -136,6 +137,18 @@ class Session:
         self._seq += 1
         return self._send(encode(name, body, epoch=self._epoch, seq=self._seq, correlation=correlation))
 
+    def say(self, name: str, body: dict[str, Any]) -> None:
+        """Send what is nowhere but in this message: `repeat` sends it again until the core has answered it, or the
+        same of the same queue is said anew."""
+        self.post(name, body)
+        self._unheard[name, body.get("queue")] = (self._seq, body)
+
+    def repeat(self) -> None:
+        """Say again what was not heard; at every beat."""
+        if self.state not in (State.CONNECTING, State.CANDIDATE):
+            for (name, _), (seq, body) in self._unheard.items():
+                self._send(encode(name, body, epoch=self._epoch, seq=seq))
+
     # -- receiving -------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
@@ -171,6 +184,7 @@ class Session:
 
     def _reply(self, message: Message) -> None:
         if message.name != "HELLO":
+            self._unheard = {what: said for what, said in self._unheard.items() if said[0] != message.seq}
             return
         if message.error:
             self.refused = message.body["text"]

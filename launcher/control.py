@@ -27,6 +27,8 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     DEBUG {id} DEBUGGED {id, pid} → put a device's process under a debugger (`launcher.keeper.debug`)
     PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
 """
+    NOISE {id, lost?, garbled?, doubled?, seed?} → nothing; so many of a thousand messages between core and device are
+                     lost, garbled, come twice; with none of them, no more (`core.noise`; for tests)
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ A message is one ZeroMQ frame: a fixed header of 40 bytes, little-endian, and a 
     16      8     seq          the sender counts up from 1; a reply repeats its request's
     24      8     correlation  one id from the guest's notification to its interrupt; 0 is none
     32      4     length       of the body
-    36      4     reserved     0
+    36      4     checksum     crc32 of the 36 bytes before it and the body: a garbled message is a lost one
 
 Every message is declared below: number, name, who sends it, the fields of its body, the fields of its answer, and
 whether asking twice is the same as asking once. A message without an answer is *posted*. An answer with the error
@@ -27,6 +27,7 @@ messages when a peer is killed. Buffers are named by region and offset; no host 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,12 +49,14 @@ __all__ = [
     "decode",
     "encode",
     "message_fields",
+    "seal",
 ]
 
 MAGIC = b"BKHD"
 VERSION = 1
-HEADER = struct.Struct("<4sHHHHIQQII")
-HEADER_SIZE = HEADER.size
+HEADER = struct.Struct("<4sHHHHIQQI")
+CHECKSUM = struct.Struct("<I")
+HEADER_SIZE = HEADER.size + CHECKSUM.size
 MAX_BODY = 1 << 20
 MAX_CONFIG = 4096 - 0x100  # a virtio-mmio window is one page, configuration begins at 0x100
 MAX_REGIONS = 64
@@ -336,8 +339,8 @@ _TABLE = (
         "CONFIG_CHANGED",
         "device",
         (Field("config", Bytes(MAX_CONFIG)), Field("generation", U32)),
-        POSTED,
-        "the device changed it; the driver gets a configuration interrupt",
+        ACKNOWLEDGED,
+        "the device changed it; the driver gets a configuration interrupt. Sent again until it is answered",
     ),
     _message(
         12, "STATUS", "core", (Field("status", U8),), ACKNOWLEDGED, "the device status register; 0 is sent as RESET"
@@ -410,8 +413,8 @@ _TABLE = (
             Field("head", U16, optional=True),
             Field("needs_reset", BOOL, "set DEVICE_NEEDS_RESET"),
         ),
-        POSTED,
-        "the driver broke a ring, or the device cannot go on",
+        ACKNOWLEDGED,
+        "the driver broke a ring, or the device cannot go on. Sent again until it is answered",
     ),
     _message(
         24,
@@ -474,14 +477,20 @@ def encode(
     if len(packed) > MAX_BODY:
         raise ProtocolError(f"{name}: {len(packed)} bytes, at most {MAX_BODY}", field="length")
     flags = (FLAG_REPLY if reply else 0) | (FLAG_ERROR if error else 0)
-    return HEADER.pack(MAGIC, VERSION, kind.number, flags, 0, epoch, seq, correlation, len(packed), 0) + packed
+    header = HEADER.pack(MAGIC, VERSION, kind.number, flags, 0, epoch, seq, correlation, len(packed))
+    return seal(header, packed)
+
+
+def seal(header: bytes, body: bytes) -> bytes:
+    """A message of a header without its checksum, and a body."""
+    return header + CHECKSUM.pack(zlib.crc32(body, zlib.crc32(header))) + body
 
 
 def decode(data: bytes) -> Message:
     """One message from its bytes. Raises ProtocolError naming the first field that is wrong."""
     if len(data) < HEADER_SIZE:
         raise ProtocolError(f"{len(data)} bytes are no message; a header has {HEADER_SIZE}", field="header")
-    magic, version, number, flags, reserved, epoch, seq, correlation, length, spare = HEADER.unpack_from(data)
+    magic, version, number, flags, reserved, epoch, seq, correlation, length = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise ProtocolError(f"magic {magic!r} instead of {MAGIC!r}", field="magic")
     if version != VERSION:
@@ -489,7 +498,9 @@ def decode(data: bytes) -> Message:
     kind = _BY_NUMBER.get(number)
     if kind is None:
         raise ProtocolError(f"there is no message type {number}", field="type", value=number)
-    if reserved or spare:
+    if CHECKSUM.unpack_from(data, HEADER.size)[0] != zlib.crc32(data[HEADER_SIZE:], zlib.crc32(data[: HEADER.size])):
+        raise ProtocolError(f"{kind.name}: the checksum is another's: it was garbled", field="checksum")
+    if reserved:
         raise ProtocolError(f"{kind.name}: reserved bits are set", field="reserved")
     if flags not in _FLAGS:
         raise ProtocolError(f"{kind.name}: flags {flags:#x}", field="flags", value=flags)
@@ -508,7 +519,7 @@ def message_fields(data: bytes) -> tuple[int, int, int, int]:
     no whole header."""
     if len(data) < HEADER_SIZE:
         return 0, 0, len(data), 0
-    _, _, number, flags, _, epoch, seq, _, _, _ = HEADER.unpack_from(data)
+    _, _, number, flags, _, epoch, seq, _, _ = HEADER.unpack_from(data)
     return number, seq, len(data) | epoch << 32, flags
 
 

@@ -184,6 +184,13 @@ class Requests:
         """The device that a request names. Raises ConfigError."""
         member = next((device for device in self._supervisor.devices if device.id == body.get("id")), None)
         if member is None:
+    def _noise(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A bad line between the core and a device."""
+        member = self._device(body)
+        rates = {name: int(body.get(name, 0)) for name in ("lost", "garbled", "doubled", "seed")}
+        self._need_guest().send("DEVICE", {"id": member.id, "epoch": member.epoch, "state": "noise", **rates})
+        return {}
+
             known = ", ".join(device.id for device in self._supervisor.devices)
             raise ConfigError(
                 f"{self._supervisor.machine.name} has no device {body.get('id')}",
@@ -212,6 +219,7 @@ class Requests:
         "BREAK_CLEAR": lambda self, body: self._supervisor.faults.clear(body),
         "QUEUE": _queue,
         "DEBUG": _debug,
+        "NOISE": _noise,
         "DEBUGGED": _debugged,
         "HOLD": lambda self, body: self._supervisor.faults.order(body),
         "CONT": _cont,

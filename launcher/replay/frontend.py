@@ -24,7 +24,7 @@ from native.memory import Area
 from proto.channel import ENVIRONMENT, Channel, Packet
 from proto.errors import ChannelClosed, DeadlineMissed, ProtocolError
 from proto.inflight import region_size
-from proto.messages import Message, decode, encode
+from proto.messages import MESSAGES, Message, decode, encode
 from proto.pages import (
     PAGE_SIZE,
     CoreToDevice,
@@ -140,6 +140,7 @@ class FrontEnd:
         self.kicks = 0  # KICK messages sent
         self.posted: list[Message] = []  # everything else the device sent by itself
         self.logs: list[str] = []
+        self._answered: set[tuple[int, int]] = set()  # epoch and seq of what the device wants to be answered
         self.failure = ""  # what the device said when it failed
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: Channel | None = None
@@ -421,8 +422,13 @@ class FrontEnd:
     def _take(self, message: Message) -> None:
         if message.name == "CALL":
             self.calls += 1
-        else:
-            self.posted.append(message)
+            return
+        if MESSAGES[message.name].answer is not None:
+            self._send(message.name, {}, seq=message.seq, reply=True)
+            if (message.epoch, message.seq) in self._answered:
+                return  # said again before the answer had come
+            self._answered.add((message.epoch, message.seq))
+        self.posted.append(message)
 
     def _disconnect(self) -> None:
         if self.socket is not None:

@@ -63,7 +63,7 @@ class DeviceEnd:
         self.epoch = epoch
         self.seq = itertools.count(1)
         self.socket = context.socket(zmq.PAIR)
-        self.socket.rcvtimeo = 2000
+        self.socket.rcvtimeo = 30_000
         self.socket.linger = 0
         self.socket.connect(endpoint)
 
@@ -118,17 +118,15 @@ class Rig:
     def session(self, epoch=1):
         """A session that is open, with what the core said while it opened."""
         end = self.process(epoch)
+        before = self.link.sent
         end.hello()
         self.turn()
         assert end.receive().reply
-        said = []
-        while end.socket.poll(50):
-            said.append(end.receive())
-        return end, said
+        return end, [end.receive() for _ in range(self.link.sent - before - 1)]
 
     def turn(self):
         """Let the link handle the next message, when it has arrived."""
-        assert self.link.socket.poll(2000)
+        assert self.link.socket.poll(30_000)
         self.link.receive()
 
     def close(self):
@@ -269,6 +267,32 @@ def test_a_configuration_change_reaches_the_guest(rig):
     end.send("CONFIG_CHANGED", {"config": b"\1\2", "generation": 5})
     rig.turn()
     assert rig.port.configs == [(b"\1\2", 5, True)]
+    answer = end.receive()
+    assert answer.reply and answer.name == "CONFIG_CHANGED"
+
+
+def test_what_is_garbled_on_the_way_is_reported_and_means_nothing(rig):
+    end, _ = rig.session()
+    rig.link.noise(garbled=1000)
+    for _ in range(20):
+        end.send("CONFIG_CHANGED", {"config": b"\1\2", "generation": 5})
+        rig.turn()
+    assert rig.port.configs == [] and rig.kinds().count("LOG") == 20
+    rig.link.noise()
+    assert rig.reports[-1][1]["text"] == "blk0: messages: 0 lost, 20 garbled, 0 doubled, 0 whole"
+
+
+def test_an_old_device_that_is_not_told_to_go_on_after_a_swap_is_found_out(rig):
+    end, _ = rig.session()
+    rig.link.handover.candidate(2, f"ipc://{rig.directory}/blk0.2")
+    rig.link.handover.quiesce(2, False)
+    end.answer(end.receive(), {"in_flight": 0})
+    rig.turn()
+    assert end.receive().name == "SAVE"
+    rig.link.handover.abandon(2)
+    assert end.receive().name == "RESUME"
+    assert rig.link.overdue(time.monotonic() + 2)
+    assert rig.reports[-1][0] == "OVERDUE" and "RESUME" in rig.reports[-1][1]["request"]
 
 
 def test_an_mmio_read_is_answered_with_its_sequence_number(rig):

@@ -140,7 +140,7 @@ def test_a_refused_device_says_why(start, monkeypatch):
     front.socket.send(
         encode("HELLO", {"code": "ProtocolError", "text": "wrong layout"}, epoch=1, seq=1, reply=True, error=True)
     )
-    assert front.process.wait(10) == 1
+    assert front.process.wait(60) == 1
 
 
 def test_with_link_messages_every_notification_is_one(disk):
@@ -190,6 +190,47 @@ def test_mmio_that_was_begun_by_the_dead_is_not_done_again(start):
     front.post("MMIO_WRITE", {"offset": 0, "size": 4, "sequence": 1, "value": 5})
     assert front.request("MMIO_READ", {"offset": 4, "size": 4, "sequence": 2})["value"] == 0xFFFFFFFF
     assert front.request("MMIO_READ", {"offset": 4, "size": 4, "sequence": 3})["value"] == 0
+
+
+CHANGING = """
+from devproc.device import Queue, VirtioDevice
+
+class Changing(VirtioDevice):
+    device_id = 40
+    queues = (Queue("requests", size=8),)
+
+    def handle(self, request):
+        self.config_changed()
+"""
+
+
+def test_what_only_a_message_says_is_said_until_it_is_answered(start, tmp_path, monkeypatch):
+    """A change of the configuration, say: the disk has grown."""
+    (tmp_path / "changing.py").write_text(CHANGING)
+    front = start(f"{tmp_path}/changing.py:Changing")
+    front.negotiate()
+    layout = front.add_queue(0, 8)
+    front.driver_ok()
+    struct.pack_into("<QIHH", front.ram.view, layout.desc, 0x8000_0000 + 0x20000, 5, 2, 0)
+    with monkeypatch.context() as deaf:
+        said = []
+        deaf.setattr(front, "_take", said.append)
+        front.native.publish(layout.driver, 0)
+        front.native.notify(layout.driver)  # without a word: the device looks at the next beat
+        while [message.name for message in said].count("CONFIG_CHANGED") < 3:
+            front.sleep()
+    first, *others = [message for message in said if message.name == "CONFIG_CHANGED"]
+    assert first.body["generation"] == 1
+    assert all(other == first for other in others)
+    front.sleep()  # and this one is answered
+    assert [message.name for message in front.posted] == ["CONFIG_CHANGED"]
+    front.request("CONFIG_GET")  # what was answered before it has been heard by now
+    received, beats = front._receive, front.theirs.heartbeat
+    monkeypatch.setattr(front, "_receive", lambda timeout: said.append(received(timeout)) or said[-1])
+    said.clear()
+    while front.theirs.heartbeat < beats + 3:
+        front.request("CONFIG_GET")
+    assert {message.name for message in said} == {"CONFIG_GET"}
 
 
 def test_mmio_to_a_virtio_device_is_refused(start):

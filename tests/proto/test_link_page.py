@@ -24,7 +24,7 @@ def test_the_vectors_on_the_page_are_messages():
     kick = decode(found[0])
     assert (kick.name, kick.body, kick.epoch, kick.seq, kick.correlation) == ("KICK", {"queue": 3}, 2, 17, 99)
     assert (
-        found[0][:40].hex() == "424b484401001200000000000200000011000000000000006300000000000000" + "0800000000000000"
+        found[0][:40].hex() == "424b484401001200000000000200000011000000000000006300000000000000" + "080000002989463d"
     )
     refused = decode(found[3])
     assert refused.reply and refused.error and refused.body["code"] == "StateError"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proto import messages
 from proto.errors import ProtocolError
-from proto.messages import HEADER_SIZE, MESSAGES, MessageType, decode, encode
+from proto.messages import HEADER_SIZE, MESSAGES, MessageType, decode, encode, seal
 
 
 def values(kind) -> st.SearchStrategy:
@@ -51,17 +51,29 @@ def test_any_message_survives_the_wire(case):
 
 @settings(max_examples=300)
 @given(any_message(), st.data())
-def test_a_damaged_message_is_refused_or_harmless(case, data):
+def test_a_damaged_message_is_refused(case, data):
+    name, body, options = case
+    whole = encode(name, body, **options)
+    raw = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(raw)))
+    for damaged in {bytes(raw), bytes(raw[:cut]), bytes(raw) + b"\0"} - {whole}:
+        with pytest.raises(ProtocolError) as caught:
+            decode(damaged)
+        assert caught.value.field
+
+
+@given(any_message(), st.data())
+def test_a_damaged_message_with_the_right_checksum_is_refused_or_harmless(case, data):
     name, body, options = case
     raw = bytearray(encode(name, body, **options))
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(raw)))
-    for damaged in (bytes(raw), bytes(raw[:cut]), bytes(raw) + b"\0"):
-        try:
-            decode(damaged)
-        except ProtocolError as error:
-            assert error.field
+    try:
+        decode(seal(bytes(raw[: HEADER_SIZE - 4]), bytes(raw[HEADER_SIZE:])))
+    except ProtocolError as error:
+        assert error.field
 
 
 @given(st.binary(max_size=200))
@@ -73,10 +85,10 @@ def test_noise_is_refused(noise):
 def kick(**change) -> bytes:
     """A KICK with one header field changed, or another body."""
     fields = {"magic": b"BKHD", "version": 1, "type": 18, "flags": 0, "reserved": 0, "epoch": 1, "seq": 1}
-    fields |= {"correlation": 0, "length": None, "spare": 0, "body": msgpack.packb({"queue": 3})} | change
+    fields |= {"correlation": 0, "length": None, "body": msgpack.packb({"queue": 3})} | change
     body = fields.pop("body")
     fields["length"] = len(body) if fields["length"] is None else fields["length"]
-    return struct.pack("<4sHHHHIQQII", *fields.values()) + body
+    return seal(struct.pack("<4sHHHHIQQI", *fields.values()), body)
 
 
 MISTAKES = {
@@ -87,6 +99,7 @@ MISTAKES = {
     "reserved": kick(reserved=1),
     "flags": kick(flags=2),
     "length": kick(length=1),
+    "checksum": kick()[:-1] + b"\x04",
     "body": kick(body=b"\xc1"),
     "KICK": kick(body=msgpack.packb([1])),
     "KICK.queue": kick(body=msgpack.packb({"queue": 16})),
