@@ -289,12 +289,12 @@ def ring_pop(ring: Ring, chain: Chain) -> u32:
     entry = InflightHeader(ring.inflight).desc[head]
     if entry.inflight != 0:
         return _broken(ring, RingError.HEAD_BUSY)
+    entry.counter = ring.counter
+    entry.inflight = 1
     chain.counter = ring.counter
     chain.again = 0
     if ring.given != 0:
         _name(ring, chain, head)
-    entry.counter = chain.counter
-    entry.inflight = 1
     ring.counter = ring.counter + 1
     ring.last_avail = wrap16(ring.last_avail + 1)
     ring.in_flight = ring.in_flight + 1
@@ -308,6 +308,7 @@ def _name(ring: Ring, chain: Chain, head: u16) -> None:
     given = Given(ring.given + u64(head) * Given.size())
     chain.counter = given.counter
     chain.again = given.again
+    InflightHeader(ring.inflight).desc[head].counter = given.counter
 
 
 @fn(cold=True)
