@@ -1,10 +1,10 @@
-"""Which name did you mean? For options, verbs, keys, devices and machines alike."""
+"""Which name did you mean, and which are there? For options, verbs, keys, devices and machines alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["closest", "did_you_mean"]
+__all__ = ["closest", "did_you_mean", "one_of"]
 
 CUTOFF = 0.55  # of difflib's ratio: --dsik finds --disk, --foo finds nothing
 
@@ -25,3 +25,8 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """ "; did you mean --disk?", or nothing."""
     match = closest(name, known)
     return f"; did you mean {prefix}{match}?" if match else ""
+
+
+def one_of(names: Sequence[str], word: str = "or") -> str:
+    """Names as in a sentence: "on, off or require"."""
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))

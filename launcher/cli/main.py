@@ -21,7 +21,7 @@ from launcher.cli.exitcodes import ExitCode, help_text
 from launcher.cli.verbs import GROUPS, VERBS, Verb, find_verb
 from launcher.machine.options import RUN_OPTIONS
 from proto.errors import BulkheadError, ConfigError
-from proto.suggest import did_you_mean
+from proto.suggest import did_you_mean, one_of
 
 __all__ = ["main", "make_parser"]
 
@@ -31,11 +31,32 @@ WIDEST = 110  # columns of help
 class _Parser(argparse.ArgumentParser):
     """Errors are ConfigErrors, in our words."""
 
+    verb: Verb
+
     def error(self, message: str) -> NoReturn:
-        found = re.match(r"argument (?P<names>\S+): (?P<what>.*)", message)
-        if found is not None:
-            message = f"{found['names'].split('/')[-1]}: {found['what']}"
-        raise ConfigError(message, hint=f"See: {self.prog} --help")
+        if found := re.match(r"the following arguments are required: (.*)", message):
+            names = [name.split("/")[-1] for name in found[1].split(", ")]
+            what = f"{self.verb.name}: {one_of(names, 'and')} {'is' if len(names) == 1 else 'are'} missing"
+            raise ConfigError(what, hint="\n".join([f"Usage: {self.verb.usage}", *self._example()]))
+        hint = f"See: {self.prog} --help"
+        if found := re.match(r"argument (\S+): (.*)", message):
+            raise ConfigError(_in_our_words(found[1].split("/")[-1], found[2]), hint=hint)
+        raise ConfigError(message, hint=hint)
+
+    def _example(self) -> list[str]:
+        return [f"For example: {command}" for command, _ in self.verb.examples[:1]]
+
+
+def _in_our_words(name: str, complaint: str) -> str:
+    """What argparse says of one argument's value."""
+    if complaint.startswith("expected "):
+        return f"{name} needs a value"
+    if found := re.match(r"invalid choice: '(.*)' \(choose from (.*)\)", complaint):
+        choices = [choice.strip("'") for choice in found[2].split(", ")]
+        return f"{name} {found[1]}: expected {one_of(choices)}{did_you_mean(found[1], choices)}"
+    if found := re.match(r"invalid (?:int|float) value: '(.*)'", complaint):
+        return f"{name} {found[1]}: expected a number"
+    return f"{name}: {complaint}"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -82,6 +103,7 @@ def make_parser(verb: Verb) -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
     )
+    parser.verb = verb
     verb.add_arguments(parser)
     others = parser.add_argument_group("other")
     others.add_argument("-h", "--help", action="help", help="show this help")

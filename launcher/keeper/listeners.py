@@ -25,7 +25,7 @@ def parse_where(where: str, option: str) -> tuple[str, int]:
     host, _, port = where.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
         raise ConfigError(
-            f"{option} {where}: expected a port, HOST:PORT, or the path of a socket", hint=f"{option} 1234"
+            f"{option} {where}: expected a port, HOST:PORT, or the path of a socket", hint=f"For example: {option} 1234"
         )
     return host.strip("[]") or LOOPBACK, int(port)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from launcher.machine.options import RUN_OPTIONS, Given, Option, Options
 from proto.errors import ConfigError
-from proto.suggest import did_you_mean
+from proto.suggest import did_you_mean, one_of
 
 __all__ = ["read_config"]
 
@@ -69,6 +69,6 @@ def _checked(option: Option, value: Any, source: str) -> list[Any]:
     if not (isinstance(value, str) or number):
         raise ConfigError(f"{source} = {value!r}: expected text")
     if option.choices and value not in option.choices:
-        expected = " or ".join(option.choices)
-        raise ConfigError(f"{source} = {value!r}: expected {expected}{did_you_mean(str(value), option.choices)}")
+        suggestion = did_you_mean(str(value), option.choices)
+        raise ConfigError(f"{source} = {value!r}: expected {one_of(option.choices)}{suggestion}")
     return [value]

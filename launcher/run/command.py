@@ -25,7 +25,7 @@ from launcher.machine.plan import Plan, describe_device, device_names, make_plan
 from launcher.run.start import start
 from proto.channel import Packet
 from proto.errors import ConfigError
-from proto.suggest import did_you_mean
+from proto.suggest import did_you_mean, one_of
 
 __all__ = ["add_arguments", "run"]
 
@@ -78,8 +78,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         if value == "" and option.name != "append":
             raise ConfigError(f"{option.long} needs a value", hint="See: bulkhead run --help")
         if option.choices and value not in option.choices:
-            expected = " or ".join(option.choices)
-            raise ConfigError(f"{option.long} {value}: expected {expected}{did_you_mean(value, option.choices)}")
+            suggestion = did_you_mean(value, option.choices)
+            raise ConfigError(f"{option.long} {value}: expected {one_of(option.choices)}{suggestion}")
         values = value if option.kind == "list" else [value]
         given = [Given(item, option.long, here) for item in values]
         options[option.name] = options.get(option.name, []) + given if option.kind == "list" else given

@@ -126,6 +126,26 @@ def test_a_serial_line_that_cannot_be_is_refused(text: str) -> None:
         (("run", "--smp", "9", "--kernel", "/dev/null"), None),
         (("run", "--name", ""), "bulkhead: --name needs a value\n          See: bulkhead run --help"),
         (("completion", "ksh"), "bulkhead: completion ksh: expected bash, zsh or fish"),
+        (
+            ("swap", "blk0"),
+            "bulkhead: swap: URI|NAME=VALUE is missing\n"
+            "          Usage: bulkhead swap ID URI|NAME=VALUE… [--machine NAME] [--json]\n"
+            "          For example: bulkhead swap blk0 qcow2:disk.qcow2",
+        ),
+        (
+            ("keys",),
+            "bulkhead: keys: create and DIR are missing\n"
+            "          Usage: bulkhead keys create DIR\n"
+            "          For example: bulkhead keys create keys",
+        ),
+        (("run", "--disk"), "bulkhead: --disk needs a value\n          See: bulkhead run --help"),
+        (
+            ("export", "x", "--to", "perfeto"),
+            "bulkhead: --to perfeto: expected json, pcapng or perfetto; did you mean perfetto?\n"
+            "          See: bulkhead export --help",
+        ),
+        (("chaos", "--minutes", "x"), "bulkhead: --minutes x: expected a number\n          See: bulkhead chaos --help"),
+        (("run", "--sandbox", "maybe"), "bulkhead: --sandbox maybe: expected on, require or off"),
         (("ps", "--", "x"), "bulkhead: ps takes no COMMAND\n          See: bulkhead ps --help"),
         (("run", "--"), "bulkhead: no COMMAND after --\n          For example: bulkhead run -- uname -a"),
         (("--kernel",), "bulkhead: --kernel is an option of run\n          Try: bulkhead run --kernel …"),
@@ -227,7 +247,7 @@ def test_the_command_line_counts_more_than_the_file(capsys: pytest.CaptureFixtur
     [
         ("memroy = 1", "no key memroy; did you mean memory?"),
         ("dry-run = true", "no key dry-run"),
-        ('smp = "2"', "expected a number"),
+        ('smp = "2"', "expected a number\n          See: bulkhead chaos --help"),
         ("detach = 1", "expected true or false"),
         ("kernel = []", "expected text"),
         ('link = "word"', "did you mean words?"),
