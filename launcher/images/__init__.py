@@ -9,11 +9,12 @@ The command line for the kernel is `KERNEL_COMMAND_LINE`, with `ROOT_ON_VDA` for
 from launcher.images.command import Command
 from launcher.images.debian import clean, ensure, ready
 from launcher.images.errors import ImagesError
-from launcher.images.network import GuestCard, network_archive
+from launcher.images.network import ANY_CARD, GuestCard, network_archive
 from launcher.images.shares import GuestShare, shares_archive
 from launcher.images.store import Images
 
 __all__ = [
+    "ANY_CARD",
     "KERNEL_COMMAND_LINE",
     "ROOT_ON_VDA",
     "Command",

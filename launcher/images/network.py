@@ -12,12 +12,15 @@ from launcher.images.cpio import archive, directory, regular
 from launcher.images.store import Images
 from launcher.images.userland import script
 
-__all__ = ["GuestCard", "network_archive"]
+__all__ = ["ANY_CARD", "GuestCard", "network_archive"]
+
+
+ANY_CARD = "-"  # of a card whose address is not known here: one that no other line names
 
 
 @dataclass(frozen=True)
 class GuestCard:
-    """How the guest sets up one card: `how` is dhcp, none, or ADDRESS/BITS."""
+    """How the guest sets up one card: `how` is dhcp, none, or ADDRESS/BITS; `mac` may be ANY_CARD."""
 
     mac: str
     how: str

@@ -16,17 +16,22 @@ from devproc.kept import KEPT_SIZE
 from devproc.net.backend import parse_uri
 from devproc.net.device import default_mac
 from launcher.keeper.member import Member
-from launcher.machine.description import NETWORK, Device
+from launcher.machine.description import NETWORK, WINDOW, Device
 from proto.errors import ConfigError
 
-__all__ = ["default_address", "has_peer", "lay_cable", "lay_frames", "peer_name"]
+__all__ = ["default_address", "has_cable", "has_peer", "lay_cable", "lay_frames", "peer_name"]
 
 CABLE_BYTES = 1 << 20  # that may be on their way in each direction
 
 
+def has_cable(device: Device) -> bool:
+    """Is it a network card whose cable is here, and not where the card is?"""
+    return device.device == NETWORK and device.relay in ("", WINDOW)
+
+
 def has_peer(device: Device) -> bool:
     """Does the device need a peer process?"""
-    return device.device == NETWORK and not parse_uri(device.backend).backend.descriptor
+    return has_cable(device) and not parse_uri(device.backend).backend.descriptor
 
 
 def peer_name(device: Device) -> tuple[str, str]:

@@ -49,7 +49,7 @@ from launcher.keeper.member import (
     row_of,
 )
 from launcher.keeper.mirror import Mirrors
-from launcher.keeper.network import has_peer, lay_cable, peer_name
+from launcher.keeper.network import has_cable, has_peer, lay_cable, peer_name
 from launcher.keeper.pause import Pause
 from launcher.keeper.quarantine import Quarantine
 from launcher.keeper.recordings import Recordings
@@ -61,7 +61,7 @@ from launcher.keeper.spares import Spares
 from launcher.keeper.swap import Swaps
 from launcher.keeper.traces import Traces
 from launcher.keeper.windows import Windows
-from launcher.machine.description import CONSOLE, NETWORK, WINDOW, Machine
+from launcher.machine.description import CONSOLE, WINDOW, Machine
 from launcher.run.rundir import RunDirectory
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
@@ -223,10 +223,11 @@ class Supervisor:
         self.shared = make_machine_memory(self.machine)
         for member in self.devices:
             make_device_memory(member, self.machine)
-            if member.device is not None and member.device.device == NETWORK:
+            if member.device is not None and has_cable(member.device):
                 lay_cable(member, self.peers.get(member.id))
             if member.id in self.consoles:
                 self.consoles[member.id].lend(member)
+            self.windows.lend(member)
             member.next_epoch()
         self.spawn(self.core, CORE)
         self._start_core()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from devproc.needs import needs_of_served
 from launcher.keeper.member import Member, peer_start
-from launcher.machine.description import WINDOW, Device
+from launcher.machine.description import CONSOLE, NETWORK, WINDOW, Device
 from launcher.trace.keys import client_keys
 from proto.errors import ConfigError
 from proto.virtio import DeviceId
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["PROCESS", "Windows", "memory_of"]
 
 PROCESS = "devproc.relay.main"  # the module of the process
+EXPECTS = {"blk": DeviceId.BLOCK, NETWORK: DeviceId.NET, CONSOLE: DeviceId.CONSOLE}  # the rest may be any
 WAITING = 16  # connections that nobody has accepted yet
 
 
@@ -58,6 +59,11 @@ class Windows:
         """Is it one of them?"""
         return member in self._members.values()
 
+    def lend(self, relay: Member) -> None:
+        """What a device was to be lent, which stands behind a window, is lent to its own process."""
+        if relay.id in self._members:
+            self._members[relay.id].lent, relay.lent = relay.lent, {}
+
     def start(self, member: Member) -> None:
         """Give a device behind a window its process, the first or a successor."""
         (device,) = (one for one in self._supervisor.machine.devices if self._members.get(one.id) is member)
@@ -71,7 +77,7 @@ class Windows:
         }
         outlet = self._supervisor.confinement.lend(device)
         body["sandbox"] = self._supervisor.confinement.order(device) | {"needs": self._needs_of(device, bool(outlet))}
-        fds = {"listen": self._listener(device).fileno()} | outlet
+        fds = {"listen": self._listener(device).fileno()} | member.lent | outlet
         member.started = member.child.send("START", body, fds)
 
     def relay(self, device: Device) -> tuple[dict[str, Any], dict[str, int]]:
@@ -79,8 +85,7 @@ class Windows:
         for a device without one."""
         if not device.relay:
             return {}, {}
-        expects = DeviceId.BLOCK if device.device == "blk" else 0
-        properties = {"endpoint": self._endpoint(device), "expects": int(expects)}
+        properties = {"endpoint": self._endpoint(device), "expects": int(EXPECTS.get(device.device, 0))}
         body = {"device": "relay", "backend": "", "properties": properties}
         if device.relay == WINDOW:
             self._listener(device)

@@ -101,9 +101,9 @@ class Plan:
 
     def _network(self, machine: Machine) -> bytes:
         """What the Debian guest needs for its cards."""
-        from launcher.images import GuestCard, network_archive
+        from launcher.images import ANY_CARD, GuestCard, network_archive
 
-        macs = [device.properties["mac"] for device in machine.devices if device.device == NETWORK]
+        macs = [device.properties.get("mac", ANY_CARD) for device in machine.devices if device.device == NETWORK]
         cards = [GuestCard(mac, card.how, card.gateway) for mac, card in zip(macs, self.cards, strict=True)]
         return network_archive(self.images, cards)
 
@@ -116,7 +116,7 @@ class Plan:
 
 def _addressed(device: Device, machine: Machine) -> Device:
     """A network card with an address: one that stays the same for the same machine's name on the same host."""
-    if device.device != NETWORK or device.properties.get("mac"):
+    if device.device != NETWORK or device.relay not in ("", WINDOW) or device.properties.get("mac"):
         return device
     from launcher.keeper.network import default_address
 
@@ -420,8 +420,8 @@ def _behind_relay(device: Device) -> Device:
     flag = Property(bool, False)
     flag.name = "window"
     properties = dict(device.properties)
-    window = flag.parse(properties.pop("window", False)) if device.device != NETWORK else False
-    if device.device in ("blk", "remote") and device.backend.startswith(REMOTE):
+    window = flag.parse(properties.pop("window", False))
+    if device.device in ("blk", "remote", NETWORK) and device.backend.startswith(REMOTE):
         return _elsewhere(device, properties, window)
     if window and device.kind != "virtio":
         raise ConfigError(f"{device.id} cannot be behind a window", hint="Only virtio devices can.")

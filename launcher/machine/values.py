@@ -117,11 +117,13 @@ def parse_net(given: Given, known: Collection[str]) -> Card:
     mine: dict[str, Any] = {}
     others = [head]
     for key, value in pairs:
-        if key in known or key in ("id", "pcap", "ip", "gateway", *POLICY):
+        if key in known or key in ("id", "pcap", "ip", "gateway", "window", *POLICY):
             mine[key] = value
         else:
             others.append(f"{key}={value}")
     scheme, _, place = head.partition(":")
+    if scheme == "remote":
+        return _remote_net(given, head, mine | dict(other.partition("=")[::2] for other in others[1:]))
     if scheme == "hub" and place:
         others[0] = f"hub:{absolute(given, place)}"
     elif scheme == "stream" and place.startswith("unix:"):
@@ -132,6 +134,15 @@ def parse_net(given: Given, known: Collection[str]) -> Card:
     gateway = str(mine.pop("gateway", ""))
     _check_addresses(given, how, gateway)
     return Card(",".join(others), _take_id(given, mine), mine, capture, how, gateway)
+
+
+def _remote_net(given: Given, uri: str, properties: dict[str, Any]) -> Card:
+    """A card of another host: what is said here is how the guest sets it up."""
+    how, gateway = (str(properties.pop(name, default)) for name, default in (("ip", "none"), ("gateway", "")))
+    _check_addresses(given, how, gateway)
+    if "pcap" in properties:
+        raise ConfigError(f"{given.source}: pcap= is for the other host", hint="Give it to `bulkhead serve` there.")
+    return Card(_disk_uri(given, uri), _take_id(given, properties), properties, "", how, gateway)
 
 
 def _net_pairs(given: Given) -> tuple[str, list[tuple[str, Any]]]:
@@ -174,7 +185,7 @@ def parse_console(given: Given) -> tuple[Any, str | None, dict[str, Any]]:
     else:
         head, properties = _split(given)
     id = _take_id(given, properties)
-    mine = {key: properties.pop(key) for key in POLICY if key in properties}
+    mine = {key: properties.pop(key) for key in (*POLICY, "window") if key in properties}
     kind, _, path = head.partition(":")
     words = [f"{kind}:{absolute(given, path)}" if path else head]
     if "input" in properties:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Sets up the guest's network cards: /run/bulkhead/cards has a line for each, "MAC dhcp", "MAC none" or
-# "MAC ADDRESS/BITS [GATEWAY]". Also what udhcpc calls with what a DHCP server said ("bound", "renew", "deconfig").
+# "MAC ADDRESS/BITS [GATEWAY]"; a MAC that is "-" is that of a card which no other line names. Also what udhcpc calls with what a DHCP server said ("bound", "renew", "deconfig").
 case $1 in
 bound | renew)
     ip addr flush dev "$interface"
@@ -18,9 +18,20 @@ esac
 
 interface_of() { # MAC
     for address in /sys/class/net/*/address; do
-        read -r mac <"$address"
-        [ "$mac" = "$1" ] && basename "$(dirname "$address")"
+        read -r found <"$address"
+        case $1 in
+        "$found") ;;
+        -) is_unnamed || continue ;;
+        *) continue ;;
+        esac
+        basename "${address%/*}"
+        return
     done
+}
+
+is_unnamed() {
+    [ -e "${address%/*}/device" ] && ! grep -q "^$found " /run/bulkhead/cards &&
+        [ ! -e "/run/bulkhead/taken-$found" ] && : >"/run/bulkhead/taken-$found"
 }
 
 ip link set lo up
