@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,36 @@ def test_the_old_process_dies_at_a_step_and_the_swap_is_done(steps: Steps, step:
     assert steps.await_state("done", "failed")["state"] == "done"
     steps.finish()
     assert "serial=swapped" in steps.machine.row("blk0")["backend"]
+
+
+@pytest.mark.parametrize("who", ["old", "new"])
+def test_one_of_them_is_dead_when_the_old_one_is_to_be_fenced(steps: Steps, who: str) -> None:
+    """6: the keeper, which stands still, finds LOADED and the death at once. What it sees first decides what becomes of
+    the swap, never whether the disk serves."""
+    steps.hold("load")
+    steps.begin(properties={"serial": "swapped"})
+    steps.await_state("load")
+    new = steps.new()
+    victim = psutil.Process(steps.old) if who == "old" else new
+
+    def has_passed() -> bool:
+        """Two looks at the door within 50 ms are none."""
+        before = new.num_ctx_switches().voluntary
+        time.sleep(0.05)
+        return bool(new.num_ctx_switches().voluntary - before < 3)
+
+    keeper = steps.machine.keeper()
+    keeper.suspend()
+    try:
+        steps.release("load")
+        steps.wait_until(has_passed, "the new one has the state")
+        victim.kill()
+        steps.wait_until(lambda: victim.status() == psutil.STATUS_ZOMBIE, "its death")
+    finally:
+        keeper.resume()
+    assert steps.await_state("done", "failed")["state"] == ("done" if who == "old" else "failed")
+    steps.finish()
+    assert ("serial=swapped" in steps.machine.row("blk0")["backend"]) == (who == "old")
 
 
 @pytest.mark.parametrize("how", ["handler", "SIGSTOP"])
