@@ -47,6 +47,7 @@ class _Record:
     features: int = 0  # that the driver took
     crashes: deque[float] = field(default_factory=deque)  # when; those that count
     away: bool = False  # what it needs: its process has said so before it ended
+    failing: bool = False  # its process has crashed, and is about to end
     crashed: bool = False  # the last death counts
     note: str = ""  # why it is in quarantine
     standin: Child | None = None  # the process that stands in
@@ -93,7 +94,9 @@ class Quarantine:
 
     def failed(self, member: Member, body: dict[str, Any]) -> None:
         """FAILED: it will end, by a crash or because something is not there."""
-        self._record(member).away = not body.get("crash", False)
+        record = self._record(member)
+        record.failing = bool(body.get("crash", False))
+        record.away = not record.failing
 
     # -- death -----------------------------------------------------------------------------------------------------
 
@@ -102,7 +105,7 @@ class Quarantine:
         record = self._record(member)
         was_standin, record.standin = record.standin is child, None
         away, record.away = record.away, False
-        record.crashed, record.evidence = False, None
+        record.crashed, record.failing, record.evidence = False, False, None
         if member.device is None or member.wanted or was_standin:
             return
         outside = status == -signal.SIGKILL and not child.killed
@@ -118,6 +121,19 @@ class Quarantine:
             supervisor.log(f"{member.id}: queue {flight.queue} head {flight.head} killed it: it gets an I/O error")
             supervisor.events.publish("REQUEST_POISONED", member.id, **flight._asdict(), bundle=self.bundle(member))
         record.crashed = not (outside or away) and not record.evidence.condemned
+
+    def died_starting(self, member: Member, child: Child, status: int, what: str, lived: float) -> str:
+        """A process is dead while the machine starts, or ends because this one has failed. The name of the bundle that
+        it leaves; empty when it said what is missing, or was told to end."""
+        record = self._record(member)
+        failing, record.failing = record.failing, False
+        ordered = self._supervisor.phase != "starting" and not failing
+        if member.device is None or record.away or ordered:
+            return ""
+        death = Death(child.pid, status, what, lived, status == -signal.SIGKILL and not child.killed, served=False)
+        evidence = gather(self._supervisor.machine, member, death, self._supervisor.shared, Suspects(), {}, 0)
+        self._write(member, evidence, "the machine does not start")
+        return evidence.name
 
     def look(self, member: Member) -> None:
         """Its successor is on its way: read what the dead process had in flight, while it is still there."""

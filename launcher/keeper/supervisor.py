@@ -317,6 +317,7 @@ class Supervisor:
         late = f"did not start within {START_DEADLINE:.0f} s"
         self.log(f"{member.id} ({child.pid}) {late}")
         if self.phase == "starting":
+            self.quarantine.failed(member, {"crash": True})
             self.end("error", error=f"{member.id} {late}", hint=_tail(child.log), process=member.id)
         elif self.phase == "running":
             member.reason = late
@@ -536,12 +537,16 @@ class Supervisor:
         what = _how_it_ended(status)
         self.log(f"{member.id} ({child.pid}) {what} after {lived:.2f} s")
         if self.phase in ("ending", "resetting"):
+            bundle = self.quarantine.died_starting(member, child, status, what, lived)
+            if bundle:
+                self.outcome["hint"] = _with_bundle(self.outcome.get("hint", ""), bundle)
             member.state = "dead"
             self._continue_if_all_dead()
         elif member is self.core:
             self._core_died(status, what)
         elif self.phase == "starting":
-            hint = _tail(child.log)
+            bundle = self.quarantine.died_starting(member, child, status, what, lived)
+            hint = _with_bundle(_tail(child.log), bundle)
             self.end("error", error=f"{member.id} {what} while starting", hint=hint, process=member.id)
         elif not self.swaps.died(member, what):
             self.quarantine.died(member, child, status, what, lived)
@@ -682,6 +687,10 @@ def _how_it_ended(status: int) -> str:
         return f"was killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"was killed by signal {-status}"
+
+
+def _with_bundle(hint: str, bundle: str) -> str:
+    return f"{hint}\nSee: bulkhead crashes {bundle}".strip() if bundle else hint
 
 
 def _tail(log: Path) -> str:

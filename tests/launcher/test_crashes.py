@@ -193,6 +193,38 @@ def test_a_bundle_has_the_traceback(start: Start, fragile: Any, bulkhead: Any, w
     assert bulkhead("crashes").stdout.startswith("no crashes in ")
 
 
+STARTING = """
+import os, signal
+from devproc.device import VirtioDevice
+class Broken(VirtioDevice):
+    device_id = 4
+    def start(self):
+        {what}
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "log"),
+    [("return {}['absent']", "KeyError: 'absent'"), ("os.kill(os.getpid(), signal.SIGSEGV)", "")],
+    ids=["exception", "signal"],
+)
+def test_a_crash_while_the_machine_starts_leaves_a_bundle(bulkhead: Any, tmp_path: Path, what: str, log: str) -> None:
+    device = tmp_path / "broken.py"
+    device.write_text(STARTING.format(what=what))
+    answer = bulkhead("run", "--guest", "bundled", "--name", "dud", "--device", f"{device}:Broken")
+    assert answer.returncode == ExitCode.ERROR
+    (bundle,) = bundles("dud")
+    assert f"See: bulkhead crashes {bundle.id}" in answer.stderr
+    assert bundle.crash["id"] == "broken0" and bundle.crash["outcome"] == "the machine does not start"
+    assert log in bundle.text("log.txt") and "trace.json" in bundle.files()
+
+
+def test_what_is_missing_when_the_machine_starts_is_no_crash(bulkhead: Any, tmp_path: Path) -> None:
+    answer = bulkhead("run", "--guest", "bundled", "--disk", str(tmp_path / "none.img"))
+    assert answer.returncode == ExitCode.ERROR and "See: bulkhead crashes" not in answer.stderr
+    assert bundles() == []
+
+
 def test_a_wrong_policy_is_refused_beforehand(bulkhead: Any) -> None:
     for words, complaint in (
         ("rng,on-crash=restrt", "on-crash=restrt: no such thing; did you mean restart?"),
