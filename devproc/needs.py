@@ -176,7 +176,7 @@ def _named_files(needs: Needs, uri: Any, values: Mapping[str, Any]) -> None:
     from devproc.properties import FilePath, properties_of
 
     for name, declared in properties_of(uri.kind.load()).items():
-        if declared.type is FilePath and name != "overlay" and values.get(name):
+        if declared.type is FilePath and name not in ("overlay", "certificates") and values.get(name):
             needs.rules.append((os.path.abspath(str(values[name])), "read"))
 
 
@@ -196,9 +196,11 @@ def _remote(needs: Needs, scheme: str, target: str, values: Mapping[str, Any]) -
     from urllib.parse import parse_qs, urlsplit
 
     parts = urlsplit(f"{scheme}:{target}")
-    if scheme == "nbd+unix":
+    if scheme in ("nbds", "nbds+unix"):
+        needs.rules += [(path, "read") for path in _tls_files(values)]
+    if scheme in ("nbd+unix", "nbds+unix"):
         needs.targets.append(f"unix:{parse_qs(parts.query).get('socket', [''])[0]}")
-    elif scheme == "nbd":
+    elif scheme in ("nbd", "nbds"):
         needs.targets.append(f"tcp:{parts.hostname}:{parts.port or 10809}")
     else:
         needs.targets.append(f"{scheme}:{target}")
@@ -340,6 +342,16 @@ def _certificates() -> tuple[str, ...]:
     ]
     found += [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
     return tuple(dict.fromkeys(path for path in found if path and os.path.exists(path)))
+
+
+def _tls_files(values: Mapping[str, Any]) -> list[str]:
+    """What encryption reads: OpenSSL's configuration, and of a directory with certificates what is a client's, not the
+    server's key that may lie beside it."""
+    from devproc.blk.tls import CERTIFICATES
+
+    directory = os.path.abspath(str(values["certificates"])) if values["certificates"] else ""
+    own = [os.path.join(directory, name) for name in CERTIFICATES] if directory else []
+    return [*_certificates(), *(path for path in own if os.path.exists(path))]
 
 
 def _is_on(value: Any) -> bool:

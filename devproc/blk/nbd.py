@@ -1,5 +1,6 @@
 """`nbd:[timeout=10:][patience=30:]//HOST[:PORT][/EXPORT]` and `nbd+unix:[…]///[EXPORT]?socket=PATH`: a client of the
-network block device protocol (fixed newstyle, simple and structured replies; doc/proto.md of the NBD project).
+network block device protocol (fixed newstyle, simple and structured replies; doc/proto.md of the NBD project), and the
+same over TLS, `nbds:[certificates=DIR:][hostname=NAME:]…` and `nbds+unix:…`.
 
 Many requests are on their way at once over one connection. A connection that breaks, or a server that does not answer
 within `timeout` seconds, is replaced by a new one and what was on its way is sent again, for `patience` seconds; then
@@ -21,24 +22,22 @@ from enum import IntEnum, IntFlag
 from typing import Any
 
 from devproc.blk.buffers import cut, gather, length, scatter
-from devproc.blk.nbd_replies import OPT_STRUCTURED, Pending, answered, receive
+from devproc.blk.nbd_handshake import negotiate
+from devproc.blk.nbd_replies import Pending, Stream, answered
 from devproc.blk.network import connect_tcp, connect_unix
-from devproc.properties import Property
+from devproc.properties import FilePath, Property
 from proto.errors import BackendError, BackendGone, ConfigError
 from proto.virtio import BLK_SECTOR_SIZE
 
-__all__ = ["Nbd", "NbdUnix"]
+__all__ = ["Nbd", "NbdUnix", "Nbds", "NbdsUnix"]
 
 PORT = 10809
+LOCALHOST = "localhost"  # whose certificate a server on a Unix socket has, if nothing else is said
 WORKERS = 16
 LONGEST = 4 << 20  # bytes of one request; servers take at least 32 MiB
 PAUSE, LONGEST_PAUSE = 0.05, 1.0
-_NBDMAGIC, _IHAVEOPT, _REPLY_MAGIC = 0x4E42444D41474943, 0x49484156454F5054, 0x3E889045565A9
 _REQUEST_MAGIC = 0x25609513
-_FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
-_OPT_EXPORT_NAME, _OPT_GO = 1, 7
-_REP_ACK, _REP_INFO, _REP_ERR_UNSUP, _REP_ERR = 1, 3, 0x80000001, 0x80000000
-_REFUSALS = {0x80000002: "forbids it", 0x80000005: "wants TLS", 0x80000006: "has no such export"}
+_REFUSED = "Perhaps the server wants to know who we are: client-cert.pem and client-key.pem in certificates=DIR."
 _REQUEST = struct.Struct(">IHHQQI")
 
 
@@ -65,6 +64,8 @@ class Export(IntFlag):
 
 _FUA, _NO_HOLE = 1, 2  # flags of a request
 
+Encrypt = Callable[[socket.socket], Stream]
+
 
 class _Lost(Exception):
     """The connection broke; what was asked may or may not have been done."""
@@ -73,15 +74,16 @@ class _Lost(Exception):
 class _Connection:
     """One negotiated connection: senders on any thread, one reader of its own."""
 
-    def __init__(self, sock: socket.socket, name: str) -> None:
-        self._sock = sock
+    def __init__(self, sock: socket.socket, name: str, encrypt: Encrypt | None) -> None:
+        offer = negotiate(sock, name, encrypt)
+        self.size, self.flags, self._structured = offer.size, Export(offer.flags & sum(Export)), offer.structured
+        self._sock = offer.stream
         self._sending = threading.Lock()
         self._lock = threading.Lock()
         self._pending: dict[int, Pending] = {}
         self._cookies = itertools.count(1)
         self.broken = False
-        self.size, self.flags, self._structured = _negotiate(sock, name)
-        sock.settimeout(None)
+        self._sock.settimeout(None)
         threading.Thread(target=self._read, name="nbd", daemon=True).start()
 
     def call(self, command: Command, flags: int, offset: int, size: int, payload: bytes, timeout: float) -> bytes:
@@ -149,22 +151,31 @@ class Nbd:
     timeout = Property(int, 10, "seconds that the server may take for an answer", minimum=1, maximum=3600)
     patience = Property(int, 30, "seconds during which a request is sent again", minimum=0, maximum=86400)
 
+    scheme = "nbd"
+
     def __init__(
-        self, connect: Callable[[float], socket.socket], name: str, where: str, values: dict[str, Any]
+        self,
+        connect: Callable[[float], socket.socket],
+        name: str,
+        where: str,
+        values: dict[str, Any],
+        encrypt: Encrypt | None = None,
     ) -> None:
         self.__dict__.update(values)
         self._connect = connect
+        self._encrypt = encrypt
         self._name = name
         self._where = where
         self._lock = threading.Lock()
         self._closed = False
         self._failed, self._why = 0.0, ""  # the last attempt to connect again that failed
         try:
-            self._connection = _Connection(connect(self.timeout), name)
+            self._connection = _Connection(connect(self.timeout), name, encrypt)
         except OSError as error:
-            raise ConfigError(f"cannot connect to {where}: {error.strerror or error}") from error
+            hint = _REFUSED if encrypt is not None else ""
+            raise ConfigError(f"cannot connect to {where}: {error.strerror or error}", hint=hint) from error
         except BackendError as error:
-            raise ConfigError(f"{where}: {error.message}") from error
+            raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
         self.size = self._connection.size
         self.flags = self._connection.flags
         if not self.size or self.size % BLK_SECTOR_SIZE:
@@ -181,10 +192,10 @@ class Nbd:
     def open(cls, target: str, values: dict[str, Any], read_only: bool) -> Nbd:
         """The export that the URL names. Raises ConfigError."""
         connect, name = cls.parse(target)
-        disk = cls(connect, name, f"{'nbd+unix' if cls is NbdUnix else 'nbd'}:{target}", values)
+        disk = cls(connect, name, f"{cls.scheme}:{target}", values, cls.encryption(target, values))
         if disk.read_only and not read_only:
             disk.close()
-            raise ConfigError(f"nbd:{target} is read-only", hint="Use it with ,ro, or below snapshot:.")
+            raise ConfigError(f"{cls.scheme}:{target} is read-only", hint="Use it with ,ro, or below snapshot:.")
         disk.read_only = read_only
         return disk
 
@@ -192,13 +203,19 @@ class Nbd:
     def parse(cls, target: str) -> tuple[Callable[[float], socket.socket], str]:
         """How to connect, and the export's name."""
         try:
-            parts = urllib.parse.urlsplit(f"nbd:{target}")
+            parts = urllib.parse.urlsplit(f"{cls.scheme}:{target}")
             host, port = parts.hostname, parts.port or PORT
         except ValueError as error:
-            raise ConfigError(f"nbd:{target}: {error}") from error
+            raise ConfigError(f"{cls.scheme}:{target}: {error}") from error
         if not host:
-            raise ConfigError(f"nbd:{target} names no host", hint="For a Unix socket: nbd+unix:///?socket=PATH")
+            hint = f"For a Unix socket: {cls.scheme}+unix:///?socket=PATH"
+            raise ConfigError(f"{cls.scheme}:{target} names no host", hint=hint)
         return lambda timeout: connect_tcp(host, port, timeout), urllib.parse.unquote(parts.path.removeprefix("/"))
+
+    @classmethod
+    def encryption(cls, target: str, values: dict[str, Any]) -> Encrypt | None:
+        """What encrypts a connection, if it shall be. Raises ConfigError."""
+        return None
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -262,7 +279,7 @@ class Nbd:
             return self._connection
 
     def _again(self) -> _Connection:
-        connection = _Connection(self._connect(self.timeout), self._name)
+        connection = _Connection(self._connect(self.timeout), self._name, self._encrypt)
         if connection.size != self.size or self.flags & ~connection.flags:
             connection.goodbye()
             raise BackendGone(f"{self._where} is not the export it was: {connection.size} bytes", errno=116)
@@ -272,70 +289,41 @@ class Nbd:
 class NbdUnix(Nbd):
     """An export of an NBD server on a Unix socket."""
 
+    scheme = "nbd+unix"
+
     @classmethod
     def parse(cls, target: str) -> tuple[Callable[[float], socket.socket], str]:
         """How to connect, and the export's name."""
-        parts = urllib.parse.urlsplit(f"nbd:{target}")
+        parts = urllib.parse.urlsplit(f"{cls.scheme}:{target}")
         path = urllib.parse.parse_qs(parts.query).get("socket", [""])[0]
         if not path or parts.netloc:
             raise ConfigError(
-                f"nbd+unix:{target} names no socket", hint="For example: nbd+unix:///?socket=/run/nbd.sock"
+                f"{cls.scheme}:{target} names no socket", hint=f"For example: {cls.scheme}:///?socket=/run/nbd.sock"
             )
         return lambda timeout: connect_unix(path, timeout), urllib.parse.unquote(parts.path.removeprefix("/"))
 
 
+class Nbds(Nbd):
+    """An export of an NBD server, encrypted."""
+
+    scheme = "nbds"
+    certificates = Property(FilePath, "", "a directory with ca-cert.pem, and client-cert.pem with client-key.pem")
+    hostname = Property(str, "", "the name that the server's certificate must have, if not that of the URL")
+
+    @classmethod
+    def encryption(cls, target: str, values: dict[str, Any]) -> Encrypt | None:
+        from devproc.blk.tls import TlsStream, client_context  # OpenSSL is not for everybody's start
+
+        context = client_context(values["certificates"])
+        host = values["hostname"] or urllib.parse.urlsplit(f"{cls.scheme}:{target}").hostname or LOCALHOST
+        return lambda sock: TlsStream(sock, context, host)
+
+
+class NbdsUnix(Nbds, NbdUnix):
+    """An export of an NBD server on a Unix socket, encrypted."""
+
+    scheme = "nbds+unix"
+
+
 def _pieces(size: int) -> list[tuple[int, int]]:
     return [(at, min(LONGEST, size - at)) for at in range(0, size, LONGEST)]
-
-
-def _negotiate(sock: socket.socket, name: str) -> tuple[int, Export, bool]:
-    """Fixed newstyle: size and flags of the export, and whether replies may be structured. Raises OSError,
-    BackendError; the socket is closed then."""
-    try:
-        magic, option_magic, flags = struct.unpack(">QQH", receive(sock, 18))
-        if magic != _NBDMAGIC or option_magic != _IHAVEOPT or not flags & _FIXED_NEWSTYLE:
-            raise BackendError("this is no NBD server of the fixed newstyle", errno=71)
-        zeroes = flags & _NO_ZEROES
-        sock.sendall(struct.pack(">I", _FIXED_NEWSTYLE | zeroes))
-        word = name.encode()
-        _option(sock, OPT_STRUCTURED, b"")
-        structured = _option_reply(sock)[0] == _REP_ACK
-        _option(sock, _OPT_GO, struct.pack(">I", len(word)) + word + bytes(2))
-        found = _go(sock)
-        if found is None:  # an old server
-            _option(sock, _OPT_EXPORT_NAME, word)
-            found = struct.unpack(">QH", receive(sock, 10 if zeroes else 134)[:10])
-        return found[0], Export(found[1] & sum(Export)), structured
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _option(sock: socket.socket, option: int, data: bytes) -> None:
-    sock.sendall(struct.pack(">QII", _IHAVEOPT, option, len(data)) + data)
-
-
-def _option_reply(sock: socket.socket) -> tuple[int, bytes]:
-    """One reply to an option: its type and its data."""
-    magic, _, kind, size = struct.unpack(">QIII", receive(sock, 20))
-    if magic != _REPLY_MAGIC or size > 1 << 16:
-        raise BackendError("the server does not keep to the NBD protocol", errno=71)
-    return kind, receive(sock, size)
-
-
-def _go(sock: socket.socket) -> tuple[int, int] | None:
-    """The replies to NBD_OPT_GO. None: the server does not know it."""
-    found: tuple[int, int] | None = None
-    while True:
-        kind, data = _option_reply(sock)
-        if kind == _REP_ACK:
-            if found is None:
-                raise BackendError("the server did not say how large the export is", errno=71)
-            return found
-        if kind == _REP_ERR_UNSUP:
-            return None
-        if kind & _REP_ERR:
-            said = data.decode(errors="replace")
-            raise BackendError(f"the server {_REFUSALS.get(kind, f'refuses: {kind:#x}')} {said}".rstrip(), errno=111)
-        if kind == _REP_INFO and len(data) == 12 and data[:2] == b"\0\0":
-            found = struct.unpack(">QH", data[2:])

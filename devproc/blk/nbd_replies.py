@@ -7,13 +7,13 @@ outside a request's own bytes, and a read that was not filled whole is an error.
 
 from __future__ import annotations
 
-import socket
 import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-__all__ = ["OPT_STRUCTURED", "Pending", "answered", "receive"]
+__all__ = ["OPT_STRUCTURED", "Pending", "Stream", "answered", "receive"]
 
 OPT_STRUCTURED = 8
 SIMPLE, STRUCTURED = 0x67446698, 0x668E33EF
@@ -23,6 +23,16 @@ PIECE_MAX = (4 << 20) + 8  # bytes: as much as is asked for at once, and its off
 EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN = 1, 5, 12, 22, 28, 75, 95, 108
 ERRORS = (EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN)  # those that the protocol has
 _SIMPLE, _PIECE = struct.Struct(">IQ"), struct.Struct(">HHQI")
+
+
+class Stream(Protocol):
+    """A socket, or what is like one."""
+
+    def recv_into(self, view: memoryview, /) -> int: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def settimeout(self, seconds: float | None, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -38,7 +48,7 @@ class Pending:
     lost: bool = False
 
 
-def answered(sock: socket.socket, find: Callable[[int], Pending | None], structured: bool) -> int | None:
+def answered(sock: Stream, find: Callable[[int], Pending | None], structured: bool) -> int | None:
     """Read one reply, or one piece of one, into the request that `find` gives for its cookie. Returns the cookie of a
     request that is complete, 0 for none yet, None when the server does not keep to the protocol. Raises OSError."""
     (magic,) = struct.unpack(">I", receive(sock, 4))
@@ -64,7 +74,7 @@ def answered(sock: socket.socket, find: Callable[[int], Pending | None], structu
     return int(cookie)
 
 
-def _take(sock: socket.socket, pending: Pending, kind: int, size: int) -> bool:
+def _take(sock: Stream, pending: Pending, kind: int, size: int) -> bool:
     """One piece. False when it is none, or does not belong to the request."""
     if kind == NONE:
         return size == 0
@@ -98,7 +108,7 @@ def _known(error: int) -> int:
     return error if error == 0 or error in ERRORS else EIO
 
 
-def receive(sock: socket.socket, size: int) -> bytes:
+def receive(sock: Stream, size: int) -> bytes:
     """Exactly so many bytes. Raises OSError, also at the end of the connection."""
     data = bytearray(size)
     view, done = memoryview(data), 0

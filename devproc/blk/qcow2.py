@@ -45,7 +45,7 @@ __all__ = ["Piece", "Qcow2", "commit_image"]
 L2_CACHE = 8 << 20  # bytes of L2 tables in memory
 CHAIN_MAX = 100  # images
 PIECE = 1 << 20  # bytes that are copied at once
-BACKING_SCHEMES = ("file", "http", "https", "nbd", "nbd+unix")
+BACKING_SCHEMES = ("file", "http", "https", "nbd", "nbd+unix", "nbds", "nbds+unix")
 Seen = tuple[tuple[int, int], ...]  # the files of a chain so far: (device, inode)
 
 

@@ -53,6 +53,8 @@ SCHEMES = {
     "https": Scheme("http:Https", "url", "the same, encrypted", True),
     "nbd": Scheme("nbd:Nbd", "url", "a network block device: nbd://HOST[:PORT][/EXPORT]"),
     "nbd+unix": Scheme("nbd:NbdUnix", "url", "the same on a Unix socket: nbd+unix:///[EXPORT]?socket=PATH"),
+    "nbds": Scheme("nbd:Nbds", "url", "nbd:, encrypted: nbds:certificates=DIR://HOST[:PORT][/EXPORT]"),
+    "nbds+unix": Scheme("nbd:NbdsUnix", "url", "nbd+unix:, encrypted: nbds+unix:certificates=DIR:///?socket=PATH"),
     "remote": Scheme(
         "remote:Remote", "url", "a disk of another host's `bulkhead serve`: remote:keys=DIR://HOST[:PORT]"
     ),
@@ -128,6 +130,8 @@ _EXAMPLES = {name: f"{name}:disk.img" for name in SCHEMES} | {
     "nbd": "nbd://localhost/",
     "remote": "remote:keys=keys://server:5757",
     "nbd+unix": "nbd+unix:///?socket=/run/nbd.sock",
+    "nbds": "nbds:certificates=pki://server/",
+    "nbds+unix": "nbds+unix:certificates=pki:///?socket=/run/nbd.sock",
 }
 
 

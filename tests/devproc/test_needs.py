@@ -54,10 +54,20 @@ def test_a_chain_that_comes_back_ends(tmp_path):
         ("https://example.org:8443/disk.img", ["https://example.org:8443/disk.img"]),
         ("nbd://[::1]/", ["tcp:::1:10809"]),
         ("nbd+unix:///?socket=/run/nbd.sock", ["unix:/run/nbd.sock"]),
+        ("nbds://server:1234/x", ["tcp:server:1234"]),
+        ("nbds+unix:///?socket=/run/nbd.sock", ["unix:/run/nbd.sock"]),
     ],
 )
 def test_where_a_disk_connects(uri, targets):
     assert needs_of("blk", uri).targets == targets
+
+
+def test_an_encrypted_disk_reads_its_certificates_and_not_the_servers_key(tmp_path):
+    for name in ("ca-cert.pem", "client-cert.pem", "client-key.pem", "server-key.pem"):
+        (tmp_path / name).touch()
+    rules = needs_of("blk", f"nbds:certificates={tmp_path}://server/").rules
+    mine = {path for path, word in rules if word == "read" and path.startswith(str(tmp_path))}
+    assert mine == {str(tmp_path / name) for name in ("ca-cert.pem", "client-cert.pem", "client-key.pem")}
 
 
 def test_a_share_is_its_directory(tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authority import Authority
 
 from launcher.images import ImagesError, ensure
 
@@ -58,7 +59,7 @@ def tools() -> None:
 
 @pytest.fixture
 def uris(tmp_path: Path) -> Any:
-    """Four disks of the same content: qcow2, a snapshot, a split one on a web server, and one behind nbdkit."""
+    """Four disks of the same content: qcow2, a snapshot, one split on a web server, and one behind nbdkit over TLS."""
     raw = tmp_path / "disk.img"
     raw.write_bytes(CONTENT)
     (tmp_path / "nbd.img").write_bytes(CONTENT)
@@ -69,7 +70,10 @@ def uris(tmp_path: Path) -> Any:
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
     threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
     socket_path = tmp_path / "nbd"
-    nbd = subprocess.Popen(["nbdkit", "-f", "-U", socket_path, "file", tmp_path / "nbd.img"])
+    authority = Authority()
+    client, server = authority.client(tmp_path / "client"), authority.server(tmp_path / "server")
+    tls = ["--tls=require", f"--tls-certificates={server}", "--tls-verify-peer"]
+    nbd = subprocess.Popen(["nbdkit", "-f", "-U", socket_path, *tls, "file", tmp_path / "nbd.img"])
     deadline = time.monotonic() + 60
     while not can_connect(socket_path):
         assert time.monotonic() < deadline
@@ -78,7 +82,7 @@ def uris(tmp_path: Path) -> Any:
         f"qcow2:{tmp_path}/x.qcow2",
         f"snapshot:{raw}",
         f"http://127.0.0.1:{web.server_port}/split/blk.txt",
-        f"nbd+unix:///?socket={socket_path}",
+        f"nbds+unix:certificates={client}:///?socket={socket_path}",
     ]
     nbd.kill()
     nbd.wait()
