@@ -1,102 +1,101 @@
-"""The network from inside Debian, both ways: libslirp behind Bulkhead's card, and behind QEMU's.
+"""The network from inside Debian: iperf3 both ways, libslirp behind Bulkhead's card, and behind QEMU's.
 
-The host serves and swallows bytes on its loopback; the guest sees it at 10.0.2.2. Both machines stay up and take turns,
-with the same kernel, initramfs and commands. The time is the host's, from the command to its end.
+The other end is an iperf3 server of the host's, on its loopback, which the guest sees at 10.0.2.2. Both machines stay
+up and take turns, with the same kernel, initramfs and commands; a speed is bytes by iperf3's own seconds.
+
+What the path costs, apart from what the CPU costs: first iperf3 runs within each guest, over its own loopback. That is
+the same program, system calls and TCP, without any device, and so the ratio there is the CPU's own for this work. The
+goal of the other lines is that ratio: then the path to the outside adds no more than QEMU's does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
-import threading
-import time
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.boot import ARGUMENTS, DEADLINE, SHELL
 from bench.guests import Console, bulkhead, debian, qemu, scratch
-from bench.measure import Figure, Run, alternate, compare
+from bench.iperf import initramfs, report
+from bench.measure import Figure, Goal, Missing, Run, alternate, compare
+from launcher.images import GuestCard, ImagesError
 
 PEER = "qemu-system-riscv64"
 MAC = "52:54:00:12:34:56"
 MIB = 1 << 20
-RECEIVED, SENT = 64, 8  # MiB; busybox's nc sends a KiB at a time, and is slow
+ROUNDS = 5
+SIZE, QUICK_SIZE = 96, 16  # MiB of one test
+WAYS = {  # what, and the client's words
+    "send": "-c 10.0.2.2",
+    "receive": "-R -c 10.0.2.2",
+    "send, 4 connections": "-P 4 -c 10.0.2.2",
+    "receive, 4 connections": "-P 4 -R -c 10.0.2.2",
+}
 
 
-class Host:
-    """Two ports of the loopback: one gives RECEIVED MiB to whoever connects, one takes all it gets."""
-
-    def __init__(self) -> None:
-        self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        self.source, self.sink = (listener.getsockname()[1] for listener in self._listeners)
-        self._threads = [
-            threading.Thread(target=self._serve, args=(listener, serve), daemon=True)
-            for listener, serve in zip(self._listeners, (_give, _take), strict=True)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def close(self) -> None:
-        """End both."""
-        for listener in self._listeners:
-            listener.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        for listener in self._listeners:
-            listener.close()
-
-    @staticmethod
-    def _serve(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                with connection, contextlib.suppress(ConnectionError):
-                    serve(connection)
-
-
-def _give(connection: socket.socket) -> None:
-    for _ in range(RECEIVED):
-        connection.sendall(bytes(MIB))
-
-
-def _take(connection: socket.socket) -> None:
-    while connection.recv(MIB):
-        pass
+@contextlib.contextmanager
+def server() -> Iterator[int]:
+    """An iperf3 server on the host's loopback; its port. Raises Missing."""
+    if not shutil.which("iperf3"):
+        raise Missing("iperf3 is missing: apt-get install iperf3")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    words = ["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def measure(run: Run) -> Iterator[Figure]:
-    """Receiving and sending."""
-    from launcher.images import GuestCard, network_archive
-
+    """The guest's own loopback, then sending and receiving."""
     images = debian(run.progress)
-    with scratch() as name, contextlib.closing(Host()) as host:
+    with scratch() as name, server() as port:
         initrd = Path(name) / "initrd"
-        initrd.write_bytes(images.initrd.read_bytes() + network_archive(images, [GuestCard(MAC, "dhcp")]))
+        try:
+            card = GuestCard(MAC, "dhcp")
+            initrd.write_bytes(initramfs(images, [card], lambda what, fraction: run.progress(what)))
+        except ImagesError as error:
+            raise Missing(f"no iperf3 for the guest: {error}") from error
         kernel = ("--kernel", str(images.kernel), "--initrd", str(initrd), "--append", ARGUMENTS)
-        card = ("-netdev", "user,id=n0", "-device", f"virtio-net-device,netdev=n0,mac={MAC}")
+        theirs_card = ("-netdev", "user,id=n0", "-device", f"virtio-net-device,netdev=n0,mac={MAC}")
         with (
             Console(bulkhead("run", *kernel, "--net", f"user,mac={MAC}")) as ours,
-            Console(qemu(*(word.replace("--", "-") for word in kernel), *card)) as theirs,
+            Console(qemu(*(word.replace("--", "-") for word in kernel), *theirs_card)) as theirs,
         ):
             run.progress("boot Debian on both")
             for console in (ours, theirs):
                 console.until(SHELL, DEADLINE)
-            lines = {
-                "receive": (RECEIVED, f"nc 10.0.2.2 {host.source} </dev/null >/dev/null"),
-                "send": (SENT, f"dd if=/dev/zero bs=64k count={SENT * 16} 2>/dev/null | nc 10.0.2.2 {host.sink}"),
-            }
-            for what, (size, line) in lines.items():
-                sides = _speed(ours, size, line), _speed(theirs, size, line)
-                for side in sides:
-                    side()  # warm up
-                values = alternate(*sides, rounds=run.rounds(5), progress=run.progress)
-                yield Figure.compared(f"Debian: {what}, TCP over libslirp", "MiB/s", compare(*values))
+                console.ask("iperf3 -s -D >/dev/null; echo =$?=", b"=0=", DEADLINE)
+            cpu = _figure(run, "on its own loopback", "-c 127.0.0.1", ours, theirs)
+            yield cpu
+            assert cpu.ratio is not None
+            for what, words in WAYS.items():
+                yield _figure(run, what, f"{words} -p {port}", ours, theirs, Goal(">=", round(cpu.ratio.median, 3)))
 
 
-def _speed(console: Console, size: int, line: str) -> Callable[[], float]:
+def _figure(run: Run, what: str, words: str, ours: Console, theirs: Console, goal: Goal | None = None) -> Figure:
+    words = f"{words} -n {QUICK_SIZE if run.quick else SIZE}M"
+    sides = _speed(ours, words), _speed(theirs, words)
+    for side in sides:
+        side()  # warm up
+    values = alternate(*sides, rounds=run.rounds(ROUNDS), progress=lambda text: run.progress(f"{what}: {text}"))
+    return Figure.compared(f"Debian: iperf3, {what}", "MiB/s", compare(*values), goal)
+
+
+def _speed(console: Console, words: str) -> Callable[[], float]:
+    # a server that is not done with the test before this one refuses: asked again
+    test = f"iperf3 {words} --json >/tmp/report"
+    line = f"until {test}; do sleep 0.1; done; cat /tmp/report; echo =$?="
+
     def once() -> float:
-        begun = time.perf_counter()
-        console.ask(f"{line}; echo =$?=", b"=0=", DEADLINE)
-        return size / (time.perf_counter() - begun)
+        text = console.ask(line, b"=0=", DEADLINE).decode()
+        found = report(text[text.index("{") : text.rindex("}") + 1])
+        return found.received / MIB / found.seconds
 
     return once
