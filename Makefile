@@ -48,6 +48,7 @@ $(SETUP): pyproject.toml
 	  { echo "bulkhead needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	@echo "setting up $(VENV): once, a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	@touch $@

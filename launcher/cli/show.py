@@ -15,6 +15,7 @@ from launcher.machine.description import Machine
 __all__ = [
     "Progress",
     "complain",
+    "cut",
     "description",
     "line",
     "memory_map",
@@ -31,6 +32,7 @@ PREFIX = "bulkhead: "
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 PERIOD = 0.05  # seconds between two drawings of a progress line
 BAR = 16  # characters
+WIDEST_STEP = 52  # characters of what is being done: with the bar it fits into 80
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:
@@ -48,6 +50,14 @@ def complain(message: str, hint: str = "") -> None:
         sys.stderr.flush()
     except OSError:  # the terminal has gone; what is in the buffer must not fail again at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def cut(text: str, stream: TextIO) -> str:
+    """A line of a table no wider than the terminal that `stream` is; anything else gets all of it."""
+    with contextlib.suppress(OSError, ValueError):
+        columns = os.get_terminal_size(stream.fileno()).columns
+        return text if not columns or len(text) <= columns else f"{text[: columns - 1]}…"
+    return text
 
 
 def line(stream: TextIO, text: str, end: str = "\n") -> None:
@@ -184,6 +194,10 @@ def memory_map(machine: Machine) -> str:
     return render_tree(virt.memory_map(board))
 
 
+def _short(what: str) -> str:
+    return what if len(what) <= WIDEST_STEP else f"{what[: WIDEST_STEP - 1].rstrip(' ,')}…"
+
+
 class Progress:
     """One line at the bottom of a terminal, gone afterwards; one line a step where there is no terminal."""
 
@@ -204,7 +218,7 @@ class Progress:
             done = round(fraction * BAR)
             bar = f"  {'█' * done}{'░' * (BAR - done)} {fraction:4.0%}"
         with contextlib.suppress(OSError):
-            self._stream.write(f"\r\x1b[K  {what[:60]}{bar}" if self._terminal else f"{what} …\n")
+            self._stream.write(f"\r\x1b[K  {_short(what)}{bar}" if self._terminal else f"{what} …\n")
             self._stream.flush()
 
     def clear(self) -> None:

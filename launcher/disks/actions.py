@@ -259,7 +259,7 @@ def _report(progress: Progress, what: str) -> Callable[[int, int], None]:
 def _size(text: str) -> int:
     found = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", text.strip().lower())
     if found is None:
-        raise ConfigError(f"{text!r} is not a size" if text else "how large?", hint="For example: 64M, 1G, or a number of bytes.")
+        raise ConfigError(f"{text!r} is not a size" if text else "how large?", hint="For example: 64M, 1G, or 1048576.")
     size = int(found[1]) << UNITS[found[2]]
     if not size or size % SECTOR or size >= 1 << 62:
         raise ConfigError(

@@ -172,10 +172,9 @@ def table_of(before: dict[str, Any], now: dict[str, Any], columns: int | None) -
     if now["phase"] in ("running", "paused"):
         parts.append(f"{now['kips'] / 1000:.0f} MIPS")
     parts.append(now["guest"])
-    if now.get("serial"):
-        parts.append(f"serial {now['serial']}")
-    parts += [f"{name} {now[name]}" for name in ("gdb", "qmp", "metrics") if now.get(name)]
-    return "\n".join([show.paint(" · ".join(filter(None, parts)), "bold", sys.stdout), *text])
+    title = show.paint(" · ".join(filter(None, parts)), "bold", sys.stdout)
+    places = [f"{name} {now[name]}" for name in ("serial", "gdb", "qmp", "metrics") if now.get(name)]
+    return "\n".join([title, *([f"  {' · '.join(places)}"] if places else []), *text])
 
 
 def _fitting(rows: list[tuple[str, ...]], columns: int | None) -> list[str]:

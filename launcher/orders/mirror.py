@@ -1,7 +1,8 @@
 """`bulkhead mirror`: copy a disk to another place, or into another format, while the guest uses it; then use that.
+`bulkhead commit`: write an overlay to what it stands on, while the guest uses it; then use that.
 
-The keeper does it (`launcher.keeper.mirror`); this command asks, shows how far it is, and on Ctrl-C cancels. Killed, it
-leaves the mirror going: the same command again joins it.
+The keeper does it (`launcher.keeper.mirror`); these commands ask, show how far it is, and on Ctrl-C cancel. Killed,
+they leave it going: the same command again joins it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from launcher.orders.swap import device_row
 from proto.channel import Channel
 from proto.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "commit", "commit_arguments", "run"]
 
 PERIOD = 0.1  # seconds between two looks
 SMOOTH = 0.8  # how much of the rate shown is that of before
@@ -33,37 +34,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `mirror`."""
     parser.add_argument("id", metavar="ID", help="the disk: blk0, …")
     parser.add_argument("to", metavar="URI", nargs="?", default="", help="the copy; made if it is not there")
+    _common_arguments(parser)
+
+
+def commit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `commit`."""
+    parser.add_argument("id", metavar="ID", help="the disk: blk0, …; an overlay")
+    _common_arguments(parser)
+
+
+def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", metavar="SIZE", default="", help="copy at most so much a second: 50M")
     parser.add_argument("--no-pivot", action="store_true", help="keep both equal, and the guest on the old one")
-    parser.add_argument("--cancel", action="store_true", help="end a mirror that is under way; the old disk stays")
+    parser.add_argument("--cancel", action="store_true", help="end one that is under way; the old disk stays")
     parser.add_argument("--machine", metavar="NAME", help="the machine")
     parser.add_argument("--json", action="store_true", help="the outcome as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The verb; returns when the guest uses the copy, or with --no-pivot when both are equal."""
-    name = choose_machine(arguments.machine)
-    rate = parse_size(Given(arguments.rate, "--rate", Path.cwd())) if arguments.rate else 0
-    with connect(name) as channel:
+    rate, pivot = _rate(arguments), not arguments.no_pivot
+    with connect(choose_machine(arguments.machine)) as channel:
         row = device_row(channel, arguments.id)
         if arguments.cancel:
-            request(channel, "MIRROR_CANCEL", id=arguments.id)
-            return _report(arguments, _until_over(channel, arguments.id))
+            return _cancel(channel, arguments)
         target = parse_disk(Given(arguments.to, "mirror", Path.cwd()))[0] if arguments.to else ""
         made = _make(target, row)
         try:
-            request(channel, "MIRROR", id=arguments.id, to=target, rate=rate, pivot=not arguments.no_pivot)
+            request(channel, "MIRROR", id=arguments.id, to=target, rate=rate, pivot=pivot)
         except ConfigError:
             if made:
                 os.unlink(made)
             raise
-        try:
-            status = _watch(channel, arguments.id, wait_for_pivot=not arguments.no_pivot)
-        except KeyboardInterrupt:
-            request(channel, "MIRROR_CANCEL", id=arguments.id)
-            status = _until_over(channel, arguments.id)
-            show.complain(f"cancelled; {arguments.id} keeps {status['source']}")
-            return ExitCode.KILLED
+        return _follow(channel, arguments)
+
+
+def commit(arguments: argparse.Namespace) -> int:
+    """The verb `commit`; returns when the guest uses what was below, or with --no-pivot when both are equal."""
+    rate, pivot = _rate(arguments), not arguments.no_pivot
+    with connect(choose_machine(arguments.machine)) as channel:
+        device_row(channel, arguments.id)
+        if arguments.cancel:
+            return _cancel(channel, arguments)
+        request(channel, "COMMIT", id=arguments.id, rate=rate, pivot=pivot)
+        return _follow(channel, arguments)
+
+
+def _rate(arguments: argparse.Namespace) -> int:
+    return parse_size(Given(arguments.rate, "--rate", Path.cwd())) if arguments.rate else 0
+
+
+def _cancel(channel: Channel, arguments: argparse.Namespace) -> int:
+    request(channel, "MIRROR_CANCEL", id=arguments.id)
+    return _report(arguments, _until_over(channel, arguments.id))
+
+
+def _follow(channel: Channel, arguments: argparse.Namespace) -> int:
+    """Show how far it is until it is over; Ctrl-C cancels."""
+    try:
+        status = _watch(channel, arguments.id, wait_for_pivot=not arguments.no_pivot)
+    except KeyboardInterrupt:
+        request(channel, "MIRROR_CANCEL", id=arguments.id)
+        status = _until_over(channel, arguments.id)
+        show.complain(f"cancelled; {arguments.id} keeps {status['source']}")
+        return ExitCode.KILLED
     return _report(arguments, status)
 
 
@@ -77,6 +111,8 @@ def _make(target: str, row: dict[str, Any]) -> str:
     (path,) = storage(target)
     if os.path.exists(path) or not os.path.isabs(path):
         return ""
+    if row["role"] != "blk":
+        raise ConfigError(f"{row['id']} is no disk: there is nothing to copy", hint="See: bulkhead ps")
     if "size" not in row:
         raise ConfigError(f"{row['id']} has not started yet", hint="Try again when it runs.")
     create(target, str(row["size"]), progress=lambda what, fraction: None)
@@ -124,12 +160,12 @@ def _report(arguments: argparse.Namespace, status: dict[str, Any]) -> int:
         print(json.dumps({"id": id, **status}, indent=2))
         return ExitCode.ERROR if failed else ExitCode.OK
     if failed:
-        error = status["error"].rstrip(".") or "the mirror was cancelled"
+        error = status["error"].rstrip(".") or f"the {status['kind']} was cancelled"
         raise ConfigError(f"{id} keeps {status['source']}: {error}", hint=status["hint"])
     if state == "done":
         print(f"{id} is now {status['target']}, after a pause of {status['pause_ms']:.0f} ms at most")
     elif state == "equal":
         print(f"{id} is {status['source']}; {status['target']} is equal to it and stays so")
     else:
-        print(f"{id} is {status['source']}; the mirror is ended")
+        print(f"{id} is {status['source']}; the {status['kind']} is ended")
     return ExitCode.OK

@@ -37,7 +37,7 @@ def qmp(arguments: argparse.Namespace) -> int:
         return serve_stream(choose_machine(arguments.machine))
     if arguments.command is None:
         for text in show.table(("COMMAND", "ARGUMENTS", ""), [_row(command.name) for command in COMMANDS]):
-            print(text)
+            print(show.cut(text, sys.stdout))
         return ExitCode.OK
     command = find_command(arguments.command)
     given = parse_words(command, arguments.words)
@@ -63,7 +63,7 @@ def monitor(arguments: argparse.Namespace) -> int:
     with connect(choose_machine(arguments.machine)) as control:
         operator = Monitor(Actions(control))
         if arguments.line:
-            sys.stdout.write(operator.run(" ".join(arguments.line)))
+            sys.stdout.write(operator.carry_out(" ".join(arguments.line)))
             return ExitCode.OK
         if sys.stdin.isatty():
             with contextlib.suppress(ImportError):

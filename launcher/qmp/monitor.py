@@ -39,12 +39,17 @@ class Monitor:
     def run(self, line: str) -> str:
         """Carry out one line; mistakes are told as text. What comes back is "" or ends in a newline."""
         try:
-            words = shlex.split(line)
-            return self._run(words) if words else ""
-        except ValueError as error:
-            return f"{error}\n"
+            return self.carry_out(line)
         except BulkheadError as error:
             return f"{error.message}\n" + (f"{error.hint}\n" if error.hint else "")
+
+    def carry_out(self, line: str) -> str:
+        """The same, but mistakes are raised, as BulkheadError."""
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return self._run(words) if words else ""
 
     def _run(self, words: list[str]) -> str:
         name, _, suffix = words[0].partition("/")

@@ -219,4 +219,4 @@ def _words(path: str, summary: dict[str, Any]) -> str:
     for id, counts in summary["devices"].items():
         lost = f", {counts['lost']:,} events lost" if counts["lost"] else ""
         parts.append(f"{id}: {counts['requests']:,} requests{lost}")
-    return f"{path}: {show.size(summary['bytes'])}, {'; '.join(parts)}"
+    return f"{path}: {show.si(summary['bytes'])} bytes, {'; '.join(parts)}"

@@ -34,6 +34,7 @@ from launcher.console.terminal import RawTerminal, size
 from launcher.control import connect, request
 from launcher.images import ImagesError
 from launcher.inspect import ps
+from launcher.inspect.bundles import bundles
 from launcher.machine.options import Given, Options
 from launcher.machine.plan import Plan, make_plan
 from launcher.orders.lifecycle import PERIOD, await_running
@@ -139,6 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
             if boot == 1 and guest == "debian":
                 _check_on_host(scratch, facts, screen)
     _check_nothing_left(facts, scratch)
+    _forget_crashes(facts)
     screen.step("nothing left behind")
     return ExitCode.OK
 
@@ -186,6 +188,7 @@ class Facts:
 
     sum: str = ""  # of what the guest wrote
     pids: set[tuple[int, float]] = field(default_factory=set)  # all that ever ran, with the times they began
+    began: float = field(default_factory=time.time)
     kills: int = 0
     mirrored: bool = False
 
@@ -240,6 +243,14 @@ def _check_nothing_left(facts: Facts, scratch: Path) -> None:
         raise DemoFailed(f"processes are left behind: {', '.join(map(str, alive))}")
     if scratch.exists():
         raise DemoFailed(f"files are left behind in {scratch}")
+
+
+def _forget_crashes(facts: Facts) -> None:
+    """What its own kills have left (`launcher.inspect.bundles`). When something did not hold they stay, as evidence."""
+    pids = {pid for pid, _ in facts.pids}
+    for bundle in bundles():
+        if bundle.crash.get("pid") in pids and bundle.crash.get("time", 0.0) >= facts.began:
+            shutil.rmtree(bundle.path, ignore_errors=True)
 
 
 def _is_alive(pid: int, began: float) -> bool:

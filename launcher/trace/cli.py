@@ -205,6 +205,7 @@ class View:
     def end(self) -> int:
         """What is said last."""
         if self._last is not None and not self._only_summary:
+            self._shown = len(self._last)
             for telling in self._last:
                 self._print(telling)
         if self._only_summary:

@@ -13,6 +13,7 @@ from conversation import BULKHEAD, Conversation, TerminalConversation
 from launcher.cli.exitcodes import ExitCode
 from launcher.cli.main import main
 from launcher.images import Images
+from launcher.inspect.bundles import bundles
 
 
 @pytest.mark.slow
@@ -57,6 +58,7 @@ def test_the_bundled_guest_shows_the_same() -> None:
     assert "blk0 is now qcow2:data.qcow2" in printed
     assert "read back after the second boot: 64 MiB, equal" in printed
     assert len(set(re.findall(r"crc32 (\w+)", printed))) == 1
+    assert bundles() == []  # of its own kills
 
 
 @pytest.mark.slow

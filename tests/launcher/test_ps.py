@@ -28,6 +28,13 @@ def test_a_backend_that_is_no_path_is_shown_as_it_is() -> None:
     assert table_of(seen, seen, None).splitlines()[-1].endswith("  user,hostfwd=tcp:8080-80")
 
 
+def test_where_its_sockets_are_has_a_line_of_its_own() -> None:
+    seen = look(device("blk0")) | {"serial": "/run/one/serial", "qmp": "/run/one/qmp"}
+    title, places, header, _ = table_of(seen, seen, None).splitlines()
+    assert (title, header.split()[0]) == ("machine vm1 · running 3s · 0 MIPS", "ID")
+    assert places == "  serial /run/one/serial · qmp /run/one/qmp"
+
+
 def test_the_table_fits_into_eighty_columns() -> None:
     seen = look(device("blk0", backend="file:/images/root.ext4"), device("rng0", role="rng"))
     lines = table_of(seen, seen, 80).splitlines()

@@ -119,6 +119,8 @@ def test_the_monitor_shows_registers_memory_and_the_tree(machine: dict[str, Any]
     assert "0000000080200000: 0x" in bulkhead("monitor", "xp/4xw", "0x80200000").stdout
     assert "/blk0 (blk)" in bulkhead("monitor", "info", "qom-tree").stdout
     assert "virtio" in bulkhead("monitor", "info", "mtree").stdout
+    mistake = bulkhead("monitor", "inof", "mtree")
+    assert mistake.returncode == 125 and mistake.stderr.startswith("bulkhead: no command inof; did you mean info?")
     said = bulkhead("monitor", stdin="info cpus\ncpu 1\ninfo cpus\nxp/1xw 0\nnonsense\n").stdout
     assert "* CPU #0" in said and "* CPU #1" in said
     assert "no memory at physical address 0x0" in said and "no command nonsense" in said
