@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import zlib
 from typing import Any
 
 import msgpack
@@ -19,6 +20,8 @@ from native.memory import Area
 from proto.tap import TAP_HEADER, EventFlag, EventKind, TapReader
 
 __all__ = ["Recorder"]
+
+TABLES_SHARE = 4  # what is remembered may take this part of the tap
 
 
 class Recorder:
@@ -51,7 +54,7 @@ class Recorder:
             return
         self._area = area
         self.active = True
-        self._write(EventKind.SETUP, 0, 0, msgpack.packb(self._setup(status)))
+        self._write(EventKind.SETUP, 0, 0, msgpack.packb(self._setup(status, size // TABLES_SHARE)))
         if self._queues is not None:
             self._queues.tap(area.address)
 
@@ -74,7 +77,7 @@ class Recorder:
         kept = ctypes.create_string_buffer(data, len(data))
         self._engine.tap_note(self._area.address, kind, flags, id, ctypes.addressof(kept), len(data))
 
-    def _setup(self, status: int) -> dict[str, Any]:
+    def _setup(self, status: int, room: int) -> dict[str, Any]:
         device = self._device
         setup: dict[str, Any] = {"id": device.id, "pid": os.getpid(), "epoch": self._epoch, "status": status}
         if isinstance(device, VirtioDevice):
@@ -86,4 +89,7 @@ class Recorder:
                 "passive": [n for n, queue in enumerate(device.queues) if queue.passive or queue.on_demand],
                 "queues": self._queues.sizes() if self._queues is not None else {},
             }
+            tables = {name: list(table.items()) for name, table in device.remembered().items()}
+            data = zlib.compress(msgpack.packb(tables), 1) if any(tables.values()) else b""
+            setup |= {"tables": data} if 0 < len(data) <= room else {}
         return setup

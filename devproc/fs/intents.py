@@ -18,9 +18,15 @@ from devproc.fs.journal import Journal
 from devproc.fs.tree import OpenFile, Owner, Tree
 from devproc.request import Request
 
-__all__ = ["INTENT_KEYS", "Careful", "Intents"]
+__all__ = ["INTENT_KEYS", "NEXT_KEY", "Careful", "Intents", "settled"]
 
 INTENT_KEYS = -(1 << 40)  # the journal's keys from here downwards are intents
+NEXT_KEY = -(1 << 39)  # the numbers that come next: a replay has it, that its guest's numbers may be right; nobody else
+
+
+def settled(journal: Journal) -> dict[int, Any]:
+    """What a journal has besides intents."""
+    return {key: value for key, value in journal.table.items() if key > INTENT_KEYS}
 
 
 class Intents:

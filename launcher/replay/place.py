@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devproc.fs.share import open_tree
 from devproc.kept import KEPT_SIZE
 from devproc.properties import properties_of
 from devproc.registry import load_class
 from launcher.machine.options import Given
 from launcher.machine.values import parse_device, parse_disk, parse_share
 from launcher.replay.source import Script
+from launcher.replay.tables import lent_tables
 from proto.errors import ConfigError
 from proto.virtio import BLK_SECTOR_SIZE, BlkStatus, BlkType
 
@@ -80,7 +82,7 @@ def place(script: Script, spec: str = "") -> Place:
             )
         return _with_cable(Place(kind, properties), recorded)
     if kind in SHARES:
-        return _share(kind, properties, recorded, spec)
+        return _share(kind, properties, script, spec)
     if spec:
         device, _, given = parse_device(_given(spec))
         return Place(device, given)
@@ -91,15 +93,24 @@ def _given(spec: str) -> Given:
     return Given(spec, "the device", Path.cwd())
 
 
-def _share(kind: str, properties: dict[str, Any], recorded: Mapping[str, Any], spec: str) -> Place:
+def _share(kind: str, properties: dict[str, Any], script: Script, spec: str) -> Place:
     if not spec:
         raise ConfigError(
             f"a recorded {kind} share needs a directory",
-            hint=f"It was {recorded.get('backend', '')}; give a copy of it as it was, or memory:",
+            hint=f"It was {script.device.get('backend', '')}; give a copy of it as it was, or memory:",
         )
     head, _, rest = spec.partition(",")
     share = parse_share(_given(f"{head},tag={properties.get('tag', 'replay')}{',' + rest if rest else ''}"))
-    return Place(kind, {**properties, **share.properties}, share.directory)
+    found = Place(kind, {**properties, **share.properties}, share.directory)
+    if script.tables:
+        tree = open_tree(share.directory, True)
+        try:
+            found.lent = lent_tables(script.tables, tree)
+        finally:
+            tree.close()
+        for fd in found.lent.values():
+            found.undo.callback(os.close, fd)
+    return found
 
 
 # -- a disk ------------------------------------------------------------------------------------------------------------

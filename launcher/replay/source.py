@@ -8,7 +8,7 @@ again is the same request.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Script:
 
     device: dict[str, Any]  # id, device, backend, properties, as the machine's description has them
     config: bytes = b""
+    tables: bytes = b""  # what a share remembered when the recording began
     passive: frozenset[int] = frozenset()  # queues whose buffers wait for something
     steps: list[Step] = field(default_factory=list)
     lost: int = 0  # events that the recorder lost
@@ -66,7 +67,7 @@ class Script:
         ]
         end = next(at for at, step in enumerate(kept) if step.kind == "pop")
         kept = kept[:end] + [step for step in kept[end:] if step.request is not None]
-        return Script(self.device, self.config, self.passive, kept, self.lost, self.cut)
+        return replace(self, steps=kept)
 
 
 def load(path: Path | str, id: str | None = None) -> Script:
@@ -133,6 +134,8 @@ class _Reader:
             setup = msgpack.unpackb(event.payload, strict_map_key=False)
             self._script.config = self._script.config or bytes(setup.get("config", b""))
             self._script.passive = frozenset(setup.get("passive", ()))
+            if not self._script.steps:
+                self._script.tables = bytes(setup.get("tables", b""))
             if setup.get("features"):
                 self._negotiate(event.time, setup["features"])
             for index, size in setup.get("queues", {}).items():

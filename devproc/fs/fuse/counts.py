@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from devproc.fs.tree import fail
 from native.memory import Area
@@ -57,6 +57,15 @@ class Counts:
         """Count up or down. Returns what it is now, 0 at the least."""
         self._words[place] = max(0, self._words[place] + change)
         return self._words[place]
+
+    def at(self, places: Iterable[int]) -> dict[int, int]:
+        """The words at these places."""
+        return {place: self._words[place] for place in places}
+
+    def restore(self, words: Mapping[int, int]) -> None:
+        """The words at some places. Raises IndexError or ValueError for what can be none."""
+        for place, word in words.items():
+            self._words[place] = word
 
     def address(self, place: int) -> int:
         """Of the word, for machine code."""

@@ -78,6 +78,10 @@ class VirtioFsDevice(VirtioDevice):
     def reset(self) -> None:
         self._session.clear()
 
+    def remembered(self) -> dict[str, dict[int, Any]]:
+        nodes, counts = self._session.nodes.remembered()
+        return {JOURNAL: nodes, COUNTS: counts}
+
     def _ring(self) -> None:
         self._alarm.heard()
         self._session.waiting.look()

@@ -12,11 +12,12 @@ import errno
 import os
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from devproc.fs.fuse.counts import Counts
 from devproc.fs.fuse.known import NativeTables
 from devproc.fs.fuse.listing import Listing
-from devproc.fs.intents import INTENT_KEYS
+from devproc.fs.intents import INTENT_KEYS, NEXT_KEY, settled
 from devproc.fs.journal import Journal
 from devproc.fs.tree import ROOT, Attributes, OpenFile, fail
 
@@ -67,7 +68,7 @@ class Nodes:
         self.handles: dict[int, Handle] = {}
         self._open: Counter[int] = Counter()  # handles of each node
         for number, value in journal.table.items():
-            if number <= INTENT_KEYS:
+            if number <= INTENT_KEYS or number == NEXT_KEY:
                 continue
             if number < 0:
                 self.handles[-number] = Handle(-number, *value)
@@ -76,8 +77,9 @@ class Nodes:
                 identity, paths, place = value
                 self._enter(Node(number, (identity[0], identity[1]), paths, place))
         counts.taken(node.place for node in self._nodes.values())
-        self._next_node = max([ROOT_NODE, *self._nodes]) + 1
-        self._next_handle = max([0, *self.handles]) + 1
+        node, handle = journal.table.get(NEXT_KEY, (0, 0))
+        self._next_node: int = max(node, ROOT_NODE + 1, *(number + 1 for number in self._nodes))
+        self._next_handle: int = max(handle, 1, *(number + 1 for number in self.handles))
 
     def use(self, tables: NativeTables) -> None:
         """Tell these from now on, and what there is already."""
@@ -164,6 +166,11 @@ class Nodes:
             self._by_path[new] = node
         for _, _, node in taken:
             self._keep(node)
+
+    def remembered(self) -> tuple[dict[int, Any], dict[int, int]]:
+        """All of it as plain tables: nodes and handles, and the counts of nodes by their places."""
+        table = settled(self._journal) | {NEXT_KEY: [self._next_node, self._next_handle]}
+        return table, self._counts.at(node.place for node in self._nodes.values())
 
     # -- handles ---------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ The fids of the session are kept in memory that the supervisor holds, so that a 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from devproc.device import Queue, VirtioDevice
 from devproc.fs import locks as held
 from devproc.fs import nameless
+from devproc.fs.intents import settled
 from devproc.fs.journal import kept_journal
 from devproc.fs.ninep import attributes, connection, directories, files, locks, names, walk, xattrs
 from devproc.fs.ninep.session import Session, collect
@@ -69,6 +71,9 @@ class NinePDevice(VirtioDevice):
 
     def reset(self) -> None:
         self._session.clear()
+
+    def remembered(self) -> dict[str, dict[int, Any]]:
+        return {JOURNAL: settled(self._session.journal)}
 
     def _ring(self) -> None:
         self._alarm.heard()

@@ -98,6 +98,9 @@ class V86fsDevice(VirtioDevice):
             self.notices.say(Type.MOUNT_NOTIFY, self.tag.encode(), self.at.encode())
         self.notices.resume()
 
+    def remembered(self) -> dict[str, dict[int, Any]]:
+        return {JOURNAL: self._inodes.remembered()}
+
     def handle(self, request: Request) -> None:
         if request.queue == NOTIFY_QUEUE:
             self.notices.handle(request)

@@ -12,8 +12,9 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from devproc.fs.intents import INTENT_KEYS
+from devproc.fs.intents import INTENT_KEYS, NEXT_KEY, settled
 from devproc.fs.journal import Journal
 from devproc.fs.tree import ROOT as ROOT_PATH
 from devproc.fs.tree import Attributes, Entry, fail
@@ -61,16 +62,21 @@ class Inodes:
             if key > 0:
                 (device, inode), paths, directory = value
                 self._enter(Inode(key, (device, inode), paths, directory))
-            elif INTENT_KEYS < key < 0:
+            elif INTENT_KEYS < key < 0 and key != NEXT_KEY:
                 self._handles[-key] = value
         self._held = Counter(self._handles.values())
-        self._next_handle = max([0, *self._handles]) + 1
-        self._next_number = max([FIRST - 1, *self._inodes]) + 1
+        number, handle = journal.table.get(NEXT_KEY, (0, 0))
+        self._next_handle: int = max(handle, 1, *(number + 1 for number in self._handles))
+        self._next_number: int = max(number, FIRST, *(number + 1 for number in self._inodes))
 
     def __iter__(self) -> Iterator[Inode]:
         """All that the guest knows."""
         yield ROOT
         yield from self._inodes.values()
+
+    def remembered(self) -> dict[int, Any]:
+        """All of it as a plain table."""
+        return settled(self._journal) | {NEXT_KEY: [self._next_number, self._next_handle]}
 
     def get(self, number: int) -> Inode:
         """Raises OSError ENOENT."""
