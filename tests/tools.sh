@@ -10,6 +10,7 @@ e2fsprogs
 fish
 gcc-riscv64-unknown-elf
 gdb-multiarch
+iperf3
 iproute2
 libslirp0
 nbdkit
