@@ -1,4 +1,4 @@
-"""Programs for the Debian guest that chaos puts under load: SQLite, git, and a writer that verifies (`guest/verify.c`).
+"""Programs for the Debian guest that chaos puts under load: SQLite, git, and fio, which verifies what it writes.
 
 They are on a small read-only disk of their own, mounted at /mnt/tools in the guest, and kept beside its images.
 """
@@ -9,29 +9,30 @@ from importlib import resources
 from pathlib import Path
 
 from launcher.images import apt, cpio, root
+from launcher.images.fio import FIO
 from launcher.images.programs import Programs, kept, programs_tree
 
 __all__ = ["PROGRAMS", "tools_disk"]
 
 PROGRAMS = Programs(
     "chaos",
-    ("libc6", "zlib1g", "libpcre2-8-0", "git", "sqlite3", "libsqlite3-0", "libreadline8t64", "libtinfo6"),
-    ("usr/bin/git", "usr/bin/sqlite3"),
+    (*FIO.packages, "git", "libreadline8t64", "libsqlite3-0", "libtinfo6", "sqlite3"),
+    (*FIO.programs, "usr/bin/git", "usr/bin/sqlite3"),
 )
-SIZE = 48 << 20
+SIZE = 96 << 20
+SCRIPTS = ("round.sh", "blocks.sh")
 
 
 def tools_disk(progress: apt.Progress) -> Path:
     """The disk, built if need be. Raises ImagesError."""
     folder = resources.files("launcher.chaos").joinpath("guest")
-    verify, script = (folder.joinpath(name).read_bytes() for name in ("verify.elf", "round.sh"))
+    scripts = {name: folder.joinpath(name).read_bytes() for name in SCRIPTS}
 
     def build(place: Path) -> None:
         for tool in ("mke2fs", "debugfs", "e2fsck"):
             root.find_tool(tool)
         tree = programs_tree(PROGRAMS, progress)
-        tree["bin/verify"] = cpio.regular(verify, 0o755)
-        tree["round.sh"] = cpio.regular(script, 0o755)
+        tree |= {name: cpio.regular(script, 0o755) for name, script in scripts.items()}
         root.build(tree, place, SIZE)
 
-    return kept("chaos.ext4", (Path(__file__).read_bytes(), repr(PROGRAMS), verify, script), build)
+    return kept("chaos.ext4", (Path(__file__).read_bytes(), repr(PROGRAMS), *scripts.values()), build)

@@ -41,7 +41,7 @@ class Stopped(Exception):
 
 
 class Debian:
-    """Linux: a verifying writer, ext4 and SQLite, git on two kinds of shares, TCP, entropy."""
+    """Linux: fio with verification, ext4 and SQLite, git on two kinds of shares, TCP, entropy."""
 
     name = "debian"
     targets = (

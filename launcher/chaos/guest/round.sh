@@ -7,8 +7,13 @@ ln -s /mnt/tools/lib/* /lib/ 2>/dev/null
 export PATH=/mnt/tools/bin:$PATH HOME=/root GIT_AUTHOR_DATE='2026-01-01 00:00:00 +0000' GIT_CONFIG_NOSYSTEM=1
 export GIT_AUTHOR_NAME=chaos GIT_AUTHOR_EMAIL=chaos@localhost GIT_COMMITTER_NAME=chaos GIT_COMMITTER_EMAIL=chaos@localhost
 ROWS=40 # of one transaction
+BLOCKS=24576 # KiB of the disk for fio
 
-blocks() { verify /dev/vdc 4096 16 "$seed" "$round" $((size * 400)); }
+blocks() {
+    kib=$((size * 1600))
+    [ $kib -gt $BLOCKS ] && kib=$BLOCKS
+    sh /mnt/tools/blocks.sh /dev/vdc $kib "$seed" "$round"
+}
 
 files() { # fsynced files whose sums are known before they are written
     rm -rf /mnt/data/files && mkdir /mnt/data/files && cd /mnt/data/files || return 1
@@ -94,7 +99,7 @@ echo "chaos: ready"
 while read -r word round size; do
     [ "$word" = round ] || break
     mount /dev/vdd /mnt/data || echo "chaos: result mount 1 the disk does not mount"
-    work verify blocks &
+    work fio blocks &
     work files files &
     work sqlite rows &
     work git-9p commits nine &
