@@ -140,6 +140,7 @@ def needs_of_outlet() -> Needs:
 
 def _disk(needs: Needs, text: str, read_only: bool) -> None:
     from devproc.blk.backend import split_options
+    from devproc.blk.commit import base_of
     from devproc.blk.uri import parse_uri
 
     with contextlib.suppress(BulkheadError, OSError, ValueError):
@@ -159,6 +160,9 @@ def _disk(needs: Needs, text: str, read_only: bool) -> None:
         elif uri.scheme == "mirror":
             _disk(needs, str(values["to"]), False)
             _disk(needs, uri.target, read_only)
+        elif uri.scheme == "commit":
+            _disk(needs, uri.target, read_only)
+            _disk(needs, base_of(uri.target), False)
         elif uri.kind.overlay:
             _overlay(needs, str(values["overlay"]), read_only, uri.kind.target == "uri")
             if uri.kind.target == "uri":
@@ -229,9 +233,10 @@ def _below(needs: Needs, path: str) -> str | None:
     """The image that a qcow2 image stands on, if its header is to be read too; its needs are noted if not."""
     from devproc.blk.qcow2 import BACKING_SCHEMES
     from devproc.blk.qcow2_format import MAGIC, read_header
+    from devproc.blk.store import Peek
     from devproc.blk.uri import parse_uri
 
-    with _Peek(path) as peek:
+    with Peek(path) as peek:
         header = read_header(peek, os.path.basename(path))  # type: ignore[arg-type]
     if not header.backing or header.backing.startswith("json:"):
         return None
@@ -245,34 +250,11 @@ def _below(needs: Needs, path: str) -> str | None:
     if header.backing_format not in ("", "qcow2"):
         needs.rules.append((below, "read"))
         return None
-    with _Peek(below) as peek:
+    with Peek(below) as peek:
         if header.backing_format == "qcow2" or peek.read(0, 4) == MAGIC:
             return below
     needs.rules.append((below, "read"))
     return None
-
-
-class _Peek:
-    """A file that is looked at without a lock: as much of a Store as a header needs."""
-
-    read_only = True
-    workers = 1
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-
-    def size(self) -> int:
-        return os.lseek(self._fd, 0, os.SEEK_END)
-
-    def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._fd, size, offset).ljust(size, b"\0")
-
-    def __enter__(self) -> _Peek:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 # -- the others --------------------------------------------------------------------------------------------------------

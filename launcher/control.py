@@ -11,7 +11,9 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     SWAPPED {swap}   → state (done, failed, or a step on the way), error, hint, pause_ms, epoch, backend
     MIRROR {id, to, rate?, pivot?}              → as MIRRORED; joins one that is under way
     MIRRORED {id}    → state (done, cancelled, failed, or on the way), bytes, left, copied, source, target, error, …
+    COMMIT {id, rate?, pivot?}                  → as MIRRORED; an overlay is written to what it stands on
     MIRROR_CANCEL {id}                          → as MIRRORED; the disk goes back to its source
+    MIRROR_COMPLETE {id} MIRROR_LIMIT {id, rate} → as MIRRORED; the copy is used as soon as both are equal; another rate
     TRACE {generation?} → machine, generation, rings (id, role, device, slot, epoch), and a descriptor for reading each
     RECORD {ids, size?, block?} → devices (their descriptions), and descriptors: the tap of each, and `alive`, a pipe:
                      when that is closed, the recording is over (`launcher.keeper.recordings`)
@@ -25,10 +27,10 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     HOLD {id, then, keys?, count?, data?, offset?} → keys: of the requests that go, drop, fail or change
     QUEUE {id}       → queues: rings, requests and what is wrong with them (`launcher.keeper.queues`); state, epoch, pid
     DEBUG {id} DEBUGGED {id, pid} → put a device's process under a debugger (`launcher.keeper.debug`)
-    PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
-"""
     NOISE {id, lost?, garbled?, doubled?, seed?} → nothing; so many of a thousand messages between core and device are
                      lost, garbled, come twice; with none of them, no more (`core.noise`; for tests)
+    PAUSE {} CONT {} → nothing; the guest stands still, or goes on, as soon as PS says so (phase)
+"""
 
 from __future__ import annotations
 

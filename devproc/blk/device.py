@@ -16,7 +16,7 @@ from typing import Any
 
 from devproc.blk.backend import BlockBackend, let_go, open_backend
 from devproc.blk.fast import ZEROES, Block
-from devproc.blk.mirror import Mirror
+from devproc.blk.mirror import Copying
 from devproc.blk.workers import Workers
 from devproc.device import Queue, VirtioDevice
 from devproc.properties import Property
@@ -157,7 +157,7 @@ class BlockDevice(VirtioDevice):
 
     def _mirror(self) -> None:
         """A disk that is being copied knows from the keeper how far that is."""
-        if isinstance(self.disk, Mirror) and "mirror" in self.descriptors:
+        if isinstance(self.disk, Copying) and "mirror" in self.descriptors:
             self.disk.begin(self.descriptors["mirror"], lambda text: self.log(f"{self.id}: {text}", 30))
 
     def _store(self) -> None:

@@ -16,9 +16,9 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from devproc.blk.backend import BlockBackend, let_go, open_backend
 from devproc.blk.buffers import length
@@ -27,6 +27,7 @@ from proto.errors import BackendError, ConfigError
 
 __all__ = ["Delay", "Error", "Filter", "Log", "OneAtATime", "Pause", "Rate"]
 
+Result = TypeVar("Result")
 OPERATIONS = ("read", "write", "flush", "discard", "zero")
 WAITERS = 16  # requests that wait at once; more wait for a thread
 LOOK = 0.02  # seconds between two looks whether a file is there
@@ -111,6 +112,11 @@ class OneAtATime:
         self.workers = 2
         self._below = below
         self._lock = threading.Lock()
+
+    def alone(self, action: Callable[[], Result]) -> Result:
+        """Do something while nobody else does anything here."""
+        with self._lock:
+            return action()
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         with self._lock:

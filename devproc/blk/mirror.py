@@ -23,7 +23,7 @@ from devproc.blk.mirror_map import BLOCK, Block, MirrorMap, Phase
 from devproc.properties import Property
 from proto.errors import BackendError, ConfigError
 
-__all__ = ["Mirror"]
+__all__ = ["Copying", "Mirror"]
 
 FEW = 64  # blocks left when writes begin to go to both
 PASSES = 3  # and after so many passes over the disk, however many are left
@@ -31,10 +31,8 @@ LEFT_AT_CLOSE = 64  # blocks that `close` still copies
 _ZERO = bytes(BLOCK)
 
 
-class Mirror:
-    """Two disks, of which the guest sees the first."""
-
-    to = Property(str, help="the URI of the disk that shall become equal")
+class Copying:
+    """Two disks, of which the guest sees the first, and the second becomes equal."""
 
     def __init__(self, source: BlockBackend, target: BlockBackend) -> None:
         self.size, self.read_only, self.block_size = source.size, source.read_only, source.block_size
@@ -50,28 +48,6 @@ class Mirror:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._log: Callable[[str], None] = lambda text: None
-
-    @classmethod
-    def open(cls, target: str, values: dict[str, Any], read_only: bool) -> Mirror:
-        """The mirror of the URI `target`. Raises ConfigError."""
-        source = open_backend(target, read_only=read_only)
-        try:
-            other = open_backend(values["to"])
-            try:
-                if other.size < source.size:
-                    raise ConfigError(
-                        f"{values['to']} has {other.size} bytes, the disk {source.size}: it does not fit",
-                        hint=f"Make it larger: bulkhead disk resize {values['to']} {source.size}",
-                    )
-                if other.read_only:
-                    raise ConfigError(f"{values['to']} cannot be written")
-            except BaseException:
-                other.close()
-                raise
-        except BaseException:
-            source.close()
-            raise
-        return cls(source, other)
 
     def begin(self, fd: int, log: Callable[[str], None]) -> None:
         """Copy, or go on copying: the map is behind `fd`. Without this it is the source alone."""
@@ -188,9 +164,23 @@ class Mirror:
                     with self._lock:
                         map.phase = Phase.BOTH
                 continue
-            self._copy_one(block)
             after = block + 1
+            if self._skip(map, block):
+                continue
+            self._copy_one(block)
             due = self._brake(map, due)
+
+    def _needless(self, offset: int, size: int) -> bool:
+        """Is a range the same in both without being copied? Asked under the lock."""
+        return False
+
+    def _skip(self, map: MirrorMap, block: int) -> bool:
+        offset = block * BLOCK
+        with self._lock:
+            if self._needless(offset, min(BLOCK, self.size - offset)):
+                map[block] = Block.EQUAL
+                return True
+        return False
 
     def _nothing_left(self, map: MirrorMap) -> None:
         """Everything was copied: from now on writes go to both; equal are they when nothing came in between."""
@@ -260,3 +250,31 @@ class Mirror:
         while limit and due > time.monotonic() and not self._stopping:
             time.sleep(min(0.05, max(0.0, due - time.monotonic())))
         return due if limit else now
+
+
+class Mirror(Copying):
+    """A disk and its copy."""
+
+    to = Property(str, help="the URI of the disk that shall become equal")
+
+    @classmethod
+    def open(cls, target: str, values: dict[str, Any], read_only: bool) -> Mirror:
+        """The mirror of the URI `target`. Raises ConfigError."""
+        source = open_backend(target, read_only=read_only)
+        try:
+            other = open_backend(values["to"])
+            try:
+                if other.size < source.size:
+                    raise ConfigError(
+                        f"{values['to']} has {other.size} bytes, the disk {source.size}: it does not fit",
+                        hint=f"Make it larger: bulkhead disk resize {values['to']} {source.size}",
+                    )
+                if other.read_only:
+                    raise ConfigError(f"{values['to']} cannot be written")
+            except BaseException:
+                other.close()
+                raise
+        except BaseException:
+            source.close()
+            raise
+        return cls(source, other)

@@ -51,10 +51,10 @@ class MirrorMap:
     """The map behind a descriptor, which may be closed afterwards."""
 
     def __init__(self, fd: int, size: int = 0) -> None:
-        """With `size`, the bytes of the disk, a new map is made in an empty segment: everything differs. Raises
+        """With `size`, the bytes of the disk, a new map is made in an empty or prepared segment: all differs. Raises
         ProtocolError when the segment is no map, or one of another disk."""
         blocks = -(-size // BLOCK)
-        fresh = os.fstat(fd).st_size == 0
+        fresh = os.fstat(fd).st_size <= HEAD
         if fresh:
             if not size:
                 raise ProtocolError("no map has been made yet")
@@ -66,6 +66,12 @@ class MirrorMap:
         magic, version, block, self.blocks = _FIRST.unpack_from(self._map)
         if magic != MAGIC or version != VERSION or block != BLOCK or (size and self.blocks != blocks):
             raise ProtocolError("the map of the mirror is of another disk, or damaged")
+
+    @staticmethod
+    def prepare(fd: int, limit: int) -> None:
+        """An empty segment in which a map will be made: its limit is in force from the first byte on."""
+        os.ftruncate(fd, HEAD)
+        os.pwrite(fd, struct.pack("<Q", limit), _LIMIT)
 
     @property
     def phase(self) -> Phase:

@@ -35,12 +35,12 @@ from devproc.blk.qcow2_format import (
     read_header,
 )
 from devproc.blk.qcow2_refcounts import Refcounts
-from devproc.blk.store import Store, open_store
+from devproc.blk.store import Peek, Store, open_store
 from devproc.blk.uri import parse_uri
 from devproc.properties import Property
 from proto.errors import BackendError, ConfigError
 
-__all__ = ["Piece", "Qcow2", "commit_image"]
+__all__ = ["Piece", "Qcow2", "backing_uri", "commit_image"]
 
 L2_CACHE = 8 << 20  # bytes of L2 tables in memory
 CHAIN_MAX = 100  # images
@@ -88,6 +88,17 @@ class Qcow2:
     def open(cls, target: str, values: dict[str, Any], read_only: bool) -> Qcow2:
         """The image that the URI `target` names. Raises ConfigError."""
         return cls.open_in_chain(target, read_only, (), values["backing"])
+
+    @classmethod
+    def open_over(cls, target: str, below: BlockBackend) -> Qcow2:
+        """The image, to be written, on what it stands on and somebody has opened; it is closed with the image, or by
+        the caller when this raises ConfigError."""
+        store = open_store(target, False)
+        try:
+            return cls(store, read_header(store, os.path.basename(target)), os.path.basename(target), below)
+        except BaseException:
+            store.close()
+            raise
 
     @classmethod
     def open_in_chain(cls, target: str, read_only: bool, seen: Seen, backing: bool = True) -> Qcow2:
@@ -473,6 +484,25 @@ def commit_image(target: str, report: Callable[[int, int], None]) -> tuple[int, 
     finally:
         image.close()
     return done, header.backing
+
+
+def backing_uri(target: str) -> str:
+    """The URI of what the image in a local file stands on; "" when it stands on nothing. Opens nothing but its header,
+    without a lock. Raises ConfigError when that is nothing to be written."""
+    path = parse_uri(target).target
+    try:
+        with Peek(path) as peek:
+            header = read_header(peek, os.path.basename(path))  # type: ignore[arg-type]
+        if not header.backing:
+            return ""
+        uri = parse_uri(header.backing)
+        below = os.path.join(os.path.dirname(os.path.abspath(path)), uri.target)
+        kind = header.backing_format or ("qcow2" if _begins_with_magic(below) else "raw")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}, or what it stands on: {error.strerror}") from error
+    if uri.scheme != "file" or kind not in ("raw", "qcow2"):
+        raise ConfigError(f"{target} stands on {header.backing}, which cannot be written")
+    return f"{'qcow2' if kind == 'qcow2' else 'file'}:{below}"
 
 
 def _open_backing(header: Header, name: str, folder: Path, seen: Seen, read_only: bool = True) -> BlockBackend:

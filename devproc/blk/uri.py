@@ -60,6 +60,7 @@ SCHEMES = {
     ),
     "copy-on-read": Scheme("copy_on_read:CopyOnRead", "uri", "a snapshot that also keeps what was read", True),
     "mirror": Scheme("mirror:Mirror", "uri", "is copied to another disk meanwhile: `bulkhead mirror`"),
+    "commit": Scheme("commit:Commit", "uri", "an overlay that is written to what it stands on: `bulkhead commit`"),
     "log": Scheme("filters:Log", "uri", "writes a line a request to the device's log"),
     "delay": Scheme("filters:Delay", "uri", "requests take longer"),
     "error": Scheme("filters:Error", "uri", "requests fail"),

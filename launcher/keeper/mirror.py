@@ -1,8 +1,10 @@
-"""Mirrors: disks that are copied to another place while the guest uses them, and then exchanged for it.
+"""Mirrors and commits: disks that are copied to another place, or into what they stand on, while the guest uses them,
+and then exchanged for it.
 
 A mirror is a swap, a wait and a swap, led from here: it does not matter what becomes of the command that asked.
 
     1  URI → mirror:to=TARGET:URI     the disk's process copies (`devproc.blk.mirror`); the keeper holds the map
+    or URI → commit:URI               the same; TARGET is what URI stands on (`devproc.blk.commit`)
     2  wait until both are equal      a killed process's successor goes on with the map
     3  → TARGET                       the pivot; only while the map says that the disks are equal
     or → URI                          cancelled, or the target failed: the source is whole at every moment
@@ -18,8 +20,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from devproc.blk.commit import base_of
 from devproc.blk.mirror_map import BLOCK, MirrorMap, Phase
-from devproc.blk.uri import Uri, storage
+from devproc.blk.uri import Uri, absolute, storage
 from launcher.keeper.member import Member
 from launcher.keeper.swap import Swap
 from launcher.machine.description import Device
@@ -28,7 +31,9 @@ from proto.errors import BulkheadError, ConfigError
 if TYPE_CHECKING:
     from launcher.keeper.supervisor import Supervisor
 
-__all__ = ["Mirror", "Mirrors"]
+__all__ = ["KINDS", "Mirror", "Mirrors"]
+
+KINDS = ("mirror", "commit")
 
 LOOK = 0.05  # seconds between two looks at the map
 SAY = 1.0  # seconds between two MIRROR_PROGRESS events
@@ -38,11 +43,12 @@ OVER = ("done", "cancelled", "failed")
 
 
 class Mirror:
-    """One mirror. `state`: beginning, copying, equal, pivoting, ending, and then done, cancelled or failed."""
+    """A mirror or commit. `state`: beginning, copying, equal, pivoting, ending, and then done, cancelled or failed."""
 
-    def __init__(self, mirrors: Mirrors, member: Member, target: str, rate: int, pivot: bool) -> None:
+    def __init__(self, mirrors: Mirrors, member: Member, kind: str, target: str, rate: int, pivot: bool) -> None:
         assert member.device is not None
         self.member = member
+        self.kind = kind  # of KINDS
         self.target = target
         self.source: Device = member.device
         self.state = "beginning"
@@ -54,6 +60,7 @@ class Mirror:
         self._rate = rate
         self._map: MirrorMap | None = None
         self._fd = os.memfd_create(f"{member.id}-mirror", os.MFD_CLOEXEC)
+        MirrorMap.prepare(self._fd, rate)
         self._tries = TRIES
         self._said = 0.0
 
@@ -66,6 +73,7 @@ class Mirror:
         map = self._map
         left = map.left() * BLOCK if map is not None else 0
         return {
+            "kind": self.kind,
             "state": self.state,
             "source": self.source.backend,
             "target": self.target,
@@ -80,9 +88,9 @@ class Mirror:
         }
 
     def begin(self) -> None:
-        """Put the mirror between the device and its disk. Raises ConfigError."""
+        """Put the copying between the device and its disk. Raises ConfigError."""
         self.member.lent["mirror"] = self._fd
-        both = Uri("mirror", {"to": self.target}, self.source.backend)
+        both = Uri(self.kind, {"to": self.target} if self.kind == "mirror" else {}, self.source.backend)
         self._supervisor.swaps.start(self.member, dataclasses.replace(self.source, backend=str(both)), self._begun)
 
     def limit(self, rate: int) -> None:
@@ -128,7 +136,7 @@ class Mirror:
             return
         if phase == Phase.SYNCED and self.state == "copying":
             self.state = "equal"
-            self._supervisor.events.publish("MIRROR_READY", self.member.id, target=self.target)
+            self._supervisor.events.publish("MIRROR_READY", self.member.id, type=self.kind, target=self.target)
         elif phase != Phase.SYNCED and self.state == "equal":
             self.state = "copying"
         if time.monotonic() - self._said >= SAY:
@@ -169,7 +177,7 @@ class Mirror:
         if self.over:
             return
         self.state = "ending"
-        if self.member.device is not None and not self.member.device.backend.startswith("mirror:"):
+        if self.member.device is not None and not self.member.device.backend.startswith(f"{self.kind}:"):
             if self._supervisor.swaps.active(self.member.id) is None:
                 self._end("failed" if self.error else "cancelled", self.error, self.hint)
                 return
@@ -190,11 +198,18 @@ class Mirror:
         if self.member.lent.get("mirror") == self._fd:
             del self.member.lent["mirror"]
             os.close(self._fd)
-        self._supervisor.log(f"{self.member.id}: mirror to {self.target}: {state} {error}".rstrip())
+        self._supervisor.log(f"{self.member.id}: {self.kind} to {self.target}: {state} {error}".rstrip())
+        self._supervisor.events.publish(
+            "MIRROR_CANCELLED" if state == "cancelled" else "MIRROR_ENDED",
+            self.member.id,
+            type=self.kind,
+            target=self.target,
+            error=error,
+        )
 
 
 class Mirrors:
-    """The mirrors of a machine: one a disk; how the last one ended is remembered."""
+    """The mirrors and commits of a machine: one a disk; how the last one ended is remembered."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
@@ -204,9 +219,10 @@ class Mirrors:
         """The mirror of a disk that is under way, or the last one."""
         return self._mirrors.get(id)
 
-    def busy(self, id: str) -> bool:
-        """Is a disk being mirrored?"""
-        return id in self._mirrors and not self._mirrors[id].over
+    def need_idle(self, id: str) -> None:
+        """Raises ConfigError while a disk is being mirrored or committed."""
+        if id in self._mirrors and not self._mirrors[id].over:
+            raise _busy(self._mirrors[id])
 
     def start(self, member: Member, target: str, rate: int, pivot: bool) -> Mirror:
         """Begin one, or join the one that is under way to the same target. Raises ConfigError."""
@@ -214,14 +230,8 @@ class Mirrors:
         mirror = self._mirrors.get(member.id)
         if mirror is not None and not mirror.over:
             if target and mirror.target != target:
-                raise ConfigError(
-                    f"{member.id} is being mirrored to {mirror.target}",
-                    hint=f"Cancel that first: bulkhead mirror {member.id} --cancel",
-                )
-            mirror.pivot = pivot
-            if rate:
-                mirror.limit(rate)
-            return mirror
+                raise _busy(mirror)
+            return self._join(mirror, rate, pivot)
         if not target:
             raise ConfigError(
                 f"{member.id} is not being mirrored", hint=f"Say to where: bulkhead mirror {member.id} qcow2:new.qcow2"
@@ -230,15 +240,57 @@ class Mirrors:
             raise ConfigError(f"{member.id} is no disk", hint="Only disks can be mirrored.")
         if storage(target) & storage(member.device.backend):
             raise ConfigError(f"{target} is what {member.id} already uses")
-        mirror = Mirror(self, member, target, rate, pivot)
+        return self._begin(Mirror(self, member, "mirror", target, rate, pivot))
+
+    def commit(self, member: Member, rate: int, pivot: bool) -> Mirror:
+        """Begin to write an overlay to what it stands on, or join that. Raises ConfigError."""
+        assert member.device is not None
+        mirror = self._mirrors.get(member.id)
+        if mirror is not None and not mirror.over:
+            if mirror.kind != "commit":
+                raise _busy(mirror)
+            return self._join(mirror, rate, pivot)
+        if member.device.device != "blk":
+            raise ConfigError(f"{member.id} is no disk", hint="Only disks can be committed.")
+        base = absolute(base_of(member.device.backend), lambda path: path)
+        return self._begin(Mirror(self, member, "commit", base, rate, pivot))
+
+    def complete(self, member: Member) -> Mirror:
+        """Exchange the disk for its copy as soon as both are equal. Raises ConfigError."""
+        return self._join(self._active(member), 0, True)
+
+    def limit(self, member: Member, rate: int) -> Mirror:
+        """At most so many bytes a second from now on; 0: as fast as it goes. Raises ConfigError."""
+        mirror = self._active(member)
+        mirror.limit(rate)
+        return mirror
+
+    def _begin(self, mirror: Mirror) -> Mirror:
         mirror.begin()
-        self._mirrors[member.id] = mirror
+        self._mirrors[mirror.member.id] = mirror
+        return mirror
+
+    def _join(self, mirror: Mirror, rate: int, pivot: bool) -> Mirror:
+        mirror.pivot = pivot
+        if rate:
+            mirror.limit(rate)
         return mirror
 
     def cancel(self, member: Member) -> Mirror:
         """Back to the source. Raises ConfigError when nothing is to be cancelled."""
-        mirror = self._mirrors.get(member.id)
-        if mirror is None or mirror.over:
-            raise ConfigError(f"{member.id} is not being mirrored")
+        mirror = self._active(member)
         mirror.cancel()
         return mirror
+
+    def _active(self, member: Member) -> Mirror:
+        mirror = self._mirrors.get(member.id)
+        if mirror is None or mirror.over:
+            raise ConfigError(f"{member.id} is not being mirrored or committed")
+        return mirror
+
+
+def _busy(mirror: Mirror) -> ConfigError:
+    id, doing = mirror.member.id, {"mirror": "mirrored", "commit": "committed"}[mirror.kind]
+    return ConfigError(
+        f"{id} is being {doing} to {mirror.target}", hint=f"Cancel that first: bulkhead {mirror.kind} {id} --cancel"
+    )

@@ -136,10 +136,7 @@ class Requests:
     def _swap(self, body: dict[str, Any]) -> dict[str, Any]:
         member = self._device(body)
         assert member.device is not None
-        if self._supervisor.mirrors.busy(member.id):
-            raise ConfigError(
-                f"{member.id} is being mirrored", hint=f"Cancel that first: bulkhead mirror {member.id} --cancel"
-            )
+        self._supervisor.mirrors.need_idle(member.id)
         change = {name: body[name] for name in ("device", "backend") if body.get(name)}
         if member.device.device == "blk" and "backend" in change:
             change["backend"] = self._supervisor.swaps.backend(member, change["backend"])
@@ -163,6 +160,16 @@ class Requests:
             raise ConfigError(f"{body['id']} was not mirrored")
         return mirror.status()
 
+    def _commit(self, body: dict[str, Any]) -> dict[str, Any]:
+        rate, pivot = int(body.get("rate", 0)), bool(body.get("pivot", True))
+        return self._supervisor.mirrors.commit(self._device(body), rate, pivot).status()
+
+    def _mirror_complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._supervisor.mirrors.complete(self._device(body)).status()
+
+    def _mirror_limit(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._supervisor.mirrors.limit(self._device(body), int(body.get("rate", 0))).status()
+
     def _mirror_cancel(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._supervisor.mirrors.cancel(self._device(body)).status()
 
@@ -180,10 +187,6 @@ class Requests:
             raise ConfigError(f"{self._supervisor.machine.name} is just {self._supervisor.phase}")
         return look(self._supervisor, member)
 
-    def _device(self, body: dict[str, Any]) -> Member:
-        """The device that a request names. Raises ConfigError."""
-        member = next((device for device in self._supervisor.devices if device.id == body.get("id")), None)
-        if member is None:
     def _noise(self, body: dict[str, Any]) -> dict[str, Any]:
         """A bad line between the core and a device."""
         member = self._device(body)
@@ -191,6 +194,10 @@ class Requests:
         self._need_guest().send("DEVICE", {"id": member.id, "epoch": member.epoch, "state": "noise", **rates})
         return {}
 
+    def _device(self, body: dict[str, Any]) -> Member:
+        """The device that a request names. Raises ConfigError."""
+        member = next((device for device in self._supervisor.devices if device.id == body.get("id")), None)
+        if member is None:
             known = ", ".join(device.id for device in self._supervisor.devices)
             raise ConfigError(
                 f"{self._supervisor.machine.name} has no device {body.get('id')}",
@@ -208,18 +215,21 @@ class Requests:
         "MIRROR": _mirror,
         "MIRRORED": _mirrored,
         "MIRROR_CANCEL": _mirror_cancel,
+        "MIRROR_COMPLETE": _mirror_complete,
+        "MIRROR_LIMIT": _mirror_limit,
+        "COMMIT": _commit,
         "DESCRIBE": _describe,
         "RESET": _reset,
         "POWERDOWN": _powerdown,
         "INSPECT": _inspect,
         "INSPECTED": _inspected,
+        "NOISE": _noise,
         "PAUSE": _pause,
         "BREAK": lambda self, body: self._supervisor.faults.add(body),
         "BREAKS": lambda self, body: self._supervisor.faults.list(body),
         "BREAK_CLEAR": lambda self, body: self._supervisor.faults.clear(body),
         "QUEUE": _queue,
         "DEBUG": _debug,
-        "NOISE": _noise,
         "DEBUGGED": _debugged,
         "HOLD": lambda self, body: self._supervisor.faults.order(body),
         "CONT": _cont,

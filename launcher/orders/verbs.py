@@ -78,6 +78,22 @@ VERBS = (
         completes="processes",
     ),
     Verb(
+        "commit",
+        "write an overlay to its base while the guest uses it, then use that",
+        "bulkhead commit ID [--rate SIZE] [--no-pivot] [--cancel] [--machine NAME] [--json]",
+        "orders.mirror:commit",
+        "orders.mirror:commit_arguments",
+        "For snapshot: and copy-on-read: on a local disk, and qcow2: with a backing file; without a machine there is\n"
+        "`bulkhead disk commit`. Ctrl-C cancels: the guest stays on its overlay, and both can be used as before.",
+        (
+            ("bulkhead commit blk0", "keep what was written to a snapshot"),
+            ("bulkhead commit blk0 --no-pivot", "both stay equal until it is cancelled"),
+            ("bulkhead commit blk0 --cancel", ""),
+        ),
+        group="change",
+        completes="processes",
+    ),
+    Verb(
         "break",
         "stop, fail, delay, drop or change requests of a device",
         "bulkhead break ID [FILTER] [--action ACTION] [--before complete] [--list] [--clear] [--file FILE]",

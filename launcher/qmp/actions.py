@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from launcher.control import request
@@ -160,14 +160,37 @@ class Actions:
         self.ask("MIRROR", id=device, to=target, rate=speed, pivot=pivot)
         return {}
 
-    def _query_block_jobs(self) -> list[dict[str, Any]]:
-        jobs = []
+    def _block_commit(self, device: str, speed: int = 0, pivot: bool = True) -> dict[str, Any]:
+        self.ask("COMMIT", id=device, rate=speed, pivot=pivot)
+        return {}
+
+    def _jobs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for disk in (row["device"] for row in self._query_block()):
             with contextlib.suppress(ConfigError):  # it was never mirrored
-                seen = self.ask("MIRRORED", id=disk)
-                done = {"len": seen["bytes"], "offset": seen["bytes"] - seen["left"], "speed": seen["rate"]}
-                jobs.append({"device": disk, "type": "mirror", "status": seen["state"], **done, "error": seen["error"]})
+                yield disk, self.ask("MIRRORED", id=disk)
+
+    def _query_block_jobs(self) -> list[dict[str, Any]]:
+        jobs = []
+        for disk, seen in self._jobs():
+            done = {"len": seen["bytes"], "offset": seen["bytes"] - seen["left"], "speed": seen["rate"]}
+            jobs.append({"device": disk, "type": seen["kind"], "status": seen["state"], **done, "error": seen["error"]})
         return jobs
+
+    def _query_jobs(self) -> list[dict[str, Any]]:
+        jobs = []
+        for disk, seen in self._jobs():
+            done = {"current-progress": seen["bytes"] - seen["left"], "total-progress": seen["bytes"]}
+            error = {"error": seen["error"]} if seen["error"] else {}
+            jobs.append({"id": disk, "type": seen["kind"], "status": seen["state"], **done, **error})
+        return jobs
+
+    def _block_job_complete(self, device: str) -> dict[str, Any]:
+        self.ask("MIRROR_COMPLETE", id=device)
+        return {}
+
+    def _block_job_set_speed(self, device: str, speed: int) -> dict[str, Any]:
+        self.ask("MIRROR_LIMIT", id=device, rate=speed)
+        return {}
 
     def _block_job_cancel(self, device: str) -> dict[str, Any]:
         self.ask("MIRROR_CANCEL", id=device)
@@ -219,8 +242,12 @@ class Actions:
         "device-restart": _device_restart,
         "device-swap": _device_swap,
         "block-mirror": _block_mirror,
+        "block-commit": _block_commit,
+        "query-jobs": _query_jobs,
         "query-block-jobs": _query_block_jobs,
         "block-job-cancel": _block_job_cancel,
+        "block-job-complete": _block_job_complete,
+        "block-job-set-speed": _block_job_set_speed,
         "qom-list": _qom_list,
         "qom-get": _qom_get,
         "qom-set": _qom_set,

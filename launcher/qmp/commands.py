@@ -143,12 +143,36 @@ COMMANDS = (
         verb="mirror",
     ),
     Command(
+        "block-commit",
+        "Begin to write an overlay to what it stands on while the guest uses it; as block-mirror with that as target.",
+        (
+            DEVICE,
+            Argument("speed", "int", "copy at most so many bytes a second", optional=True),
+            Argument("pivot", "bool", "use what is below as soon as both are equal (default true)", optional=True),
+        ),
+        verb="commit",
+    ),
+    Command(
+        "query-jobs",
+        "The same as query-block-jobs, as QEMU tells all its jobs.",
+        (),
+        (
+            Member("id", "str", "the disk"),
+            Member("type", "str", "mirror or commit"),
+            Member("status", "str"),
+            Member("current-progress", "int", "bytes that are equal"),
+            Member("total-progress", "int", "bytes of the disk"),
+            Member("error", "str", optional=True),
+        ),
+        many=True,
+    ),
+    Command(
         "query-block-jobs",
         "The disks that are being copied, or were last.",
         (),
         (
             Member("device", "str"),
-            Member("type", "str", "mirror"),
+            Member("type", "str", "mirror or commit"),
             Member("status", "str", "copying, equal, pivoting, done, cancelled, failed, …"),
             Member("len", "int", "bytes of the disk"),
             Member("offset", "int", "bytes that are equal"),
@@ -158,6 +182,12 @@ COMMANDS = (
         many=True,
     ),
     Command("block-job-cancel", "End a copy that is under way; the disk stays what it was.", (DEVICE,)),
+    Command("block-job-complete", "Use the copy, or what is below, as soon as both are equal.", (DEVICE,)),
+    Command(
+        "block-job-set-speed",
+        "Another limit for a copy that is under way.",
+        (DEVICE, Argument("speed", "int", "bytes a second")),
+    ),
     Command("qom-list", "The properties and children of an object.", (PATH,),
             (Member("name", "str"), Member("type", "str")), many=True),
     Command("qom-get", "The value of a property.", (PATH, Argument("property", "str")), "any"),
@@ -176,6 +206,7 @@ COMMANDS = (
 
 WHO = Member("id", "str", "the device")
 PID = Member("pid", "int")
+JOB = (WHO, Member("type", "str", "mirror or commit"), Member("target", "str", "the URI of the copy"))
 
 EVENTS = (
     Event("STOP", "GUEST_PAUSED", "The guest stands still."),
@@ -191,8 +222,11 @@ EVENTS = (
     Event("DEVICE_SWAPPED", "DEVICE_SWAPPED", "Something else is behind a device.", (WHO,)),
     Event("REQUEST_POISONED", "REQUEST_POISONED", "One request killed its device again and again.", (WHO,)),
     Event("MIRROR_PROGRESS", "MIRROR_PROGRESS", "A disk is being copied.", (WHO,)),
-    Event("BLOCK_JOB_READY", "MIRROR_READY", "A copy of a disk is complete.", (WHO,)),
-)
+    Event("BLOCK_JOB_READY", "MIRROR_READY", "A copy of a disk is complete, or an overlay is in what is below.", JOB),
+    Event("BLOCK_JOB_COMPLETED", "MIRROR_ENDED", "A copy or commit has ended: without an error, it is used.",
+          (*JOB, Member("error", "str", optional=True))),
+    Event("BLOCK_JOB_CANCELLED", "MIRROR_CANCELLED", "A copy or commit was cancelled; the disk is what it was.", JOB),
+)  # fmt: skip
 
 TYPES = {
     "str": (str,),

@@ -95,7 +95,16 @@ class Server:
                             client.tell(event)
         for client in self._all():
             client.close()
-        os._exit(0)
+
+    def serve(self, client: Client) -> None:
+        """One client, until it or the machine has gone."""
+        with self._lock:
+            self._clients.add(client)
+        try:
+            client.serve()
+        finally:
+            with self._lock:
+                self._clients.discard(client)
 
     def accept(self, listeners: list[socket.socket], keeper: Channel) -> None:
         """Take clients until there have been none for a while, or the keeper says STOP or is gone."""
@@ -111,14 +120,7 @@ class Server:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
-            client = Client(self._machine, connection)
-            with self._lock:
-                self._clients.add(client)
-            try:
-                client.serve()
-            finally:
-                with self._lock:
-                    self._clients.discard(client)
+            self.serve(Client(self._machine, connection))
 
     def _all(self) -> list[Client]:
         with self._lock:
@@ -128,8 +130,9 @@ class Server:
 def serve_stream(machine: str) -> int:
     """One conversation on standard input and output. Returns the exit status."""
     ours, theirs = socket.socketpair()
-    client = Client(machine, theirs)
-    threading.Thread(target=client.serve, daemon=True).start()
+    server, client = Server(machine), Client(machine, theirs)
+    threading.Thread(target=server.serve, args=(client,), daemon=True).start()
+    threading.Thread(target=server.hear_events, daemon=True).start()
     from_user, poll = sys.stdin.fileno(), select.poll()
     for source in (from_user, ours.fileno()):
         poll.register(source, select.POLLIN | select.POLLHUP)
@@ -147,6 +150,12 @@ def serve_stream(machine: str) -> int:
                 ours.shutdown(socket.SHUT_WR)
 
 
+def _until_the_end(server: Server) -> None:
+    """Of the machine: nobody is left to be served."""
+    server.hear_events()
+    os._exit(0)
+
+
 def main() -> int:
     """Entry of the process."""
     begun = begin()
@@ -156,7 +165,7 @@ def main() -> int:
     for listener in listeners:
         listener.setblocking(False)
     server = Server(machine)
-    threading.Thread(target=server.hear_events, daemon=True).start()
+    threading.Thread(target=_until_the_end, args=(server,), daemon=True).start()
     server.accept(listeners, keeper)
     return 0
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "guest").glob("*.md")])
 PROMPT = b"bulkhead:~# "  # of the Debian guest's shell
 VERBS = (
-    "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|demo|chaos|images|doctor|completion|version"
+    "run|ps|trace|keys|logs|stop|pause|cont|crashes|restart|swap|mirror|commit|demo|chaos|images|doctor|completion|version"
     "|qmp|monitor|attach|break|held|step|go|drop|fail|change|queue|debug|record|replay|export"
 )
 WORDS = (f"bulkhead ({VERBS})", "make", "python", "eval", "echo", "git", "printf")
@@ -37,6 +37,7 @@ ELSEWHERE = {
     r"^bulkhead record\b": "tests/launcher/test_record.py: it follows a machine that runs",
     r"^bulkhead (replay|export)\b": "tests/record, with recordings of their own",
     r"^bulkhead (trace|keys)\b": "tests/launcher/test_trace.py, test_trace_tap.py: they follow a machine that runs",
+    r"^bulkhead commit\b": "tests/launcher/test_commit_verb.py: it needs a machine on an overlay",
     r"^bulkhead (step|go|drop|fail|change|debug|attach)\b": "tests/launcher/test_breaks.py, test_attach.py",
     r"^bulkhead break (--file|net0)|^bulkhead break .*--rule": "test_breaks.py, tests/net/test_net_breaks.py",
     r"--faults": "tests/launcher/test_breaks.py",

@@ -118,7 +118,7 @@ def test_what_cannot_be_a_copy_is_refused(start: Start, disk: str, tmp_path: Pat
         (("blk0", disk), "already uses"),
         (("blk0",), "is not being mirrored"),
         (("rng0", str(small)), "is no disk"),
-        (("blk0", "--cancel"), "is not being mirrored"),
+        (("blk0", "--cancel"), "is not being mirrored or committed"),
     ):
         done = bulkhead("mirror", *words)
         assert done.returncode == 125 and reason in done.stderr, done.stderr
