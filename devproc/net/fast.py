@@ -589,11 +589,10 @@ def net_loop(loop: Loop, net: Net, service_ns: u64) -> u32:
             return Reason.SERVICE
         if loop.calls != 0:
             return Reason.SLEEP if loop.spinning == 0 and lie_down(loop) else Reason.CALL
-        if worked:
-            if monotonic_ns() > loop.deadline:
-                return Reason.SERVICE
-        elif rest(loop):
+        if not worked and rest(loop):
             return Reason.SLEEP
-        elif (net.interest & Interest.READ) == 0:
+        if monotonic_ns() > loop.deadline:  # also while a frame waits for buffers, of which there are too few
+            return Reason.SERVICE
+        if not worked and (net.interest & Interest.READ) == 0:
             _find_rings(net, loop)
             net.interest = Interest.READ if net.rings[0] != 0 else 0
