@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Handover", "check_hello"]
 
 NO_DEADLINE = float("inf")  # the keeper's deadlines count: it fences
-RESUME_DEADLINE = 1.0  # seconds; after a swap that failed nobody but the link looks after the device
+RESUME_DEADLINE = 2.0  # seconds; after a swap that failed nobody but the link looks after the device
 
 
 class Handover:

@@ -34,7 +34,7 @@ from proto.trace import TracePoint
 from proto.virtio import Status
 
 HOLD_DEADLINE = 2.0  # seconds a device has for a request that holds a hart, before the keeper is asked to fence it
-ANSWER_DEADLINE = 1.0  # seconds for the others; the keeper knows whether the device is busy, or a message was lost
+ANSWER_DEADLINE = 2.0  # seconds for the others; the keeper knows whether the device is busy, or a message was lost
 HOLDS = frozenset({"RESET", "GET_BASE", "CONFIG_SET", "MMIO_READ"})  # a hart waits for their answers
 SEND_QUEUE = 1000  # messages ZeroMQ may hold for a device that does not read
 RECEIVE_QUEUE = 64  # messages ZeroMQ takes from a device before we have

@@ -5,11 +5,14 @@ with what it serves. When nothing has moved for SILENCE seconds of looks that ca
 
     stopped (SIGSTOP)                            hung
     has used LOOP seconds of CPU                 hung: a loop
-    asleep, and does not say that it waits       hung
+    asleep all the while, and does not say that it waits   hung; so it is if it only wakes now and then, a little later
     asleep, and says that it waits               waits for its backend: not hung, however long
     uninterruptible (a disk, a network share)    waits: not hung
     runnable, but hardly ever run                the host is busy: not hung
     under a debugger (gdb; `bulkhead debug`)     not hung
+
+On a busy host a healthy loop may come to its sleep late, and so to its next beat; but it never sleeps for longer than
+the time between two beats. So what counts as sleep is that it has not run at all from look to look.
 
 Looks that come late count for nothing: then it was the keeper that did not run. A process that has no heartbeat,
 because it is starting or is no device, is only seen to be stopped. What is hung is fenced; `Recovery` does the rest.
@@ -30,11 +33,13 @@ from proto.pages import DeviceToCore, QueueStatistics, read_word
 if TYPE_CHECKING:
     from launcher.keeper.supervisor import Supervisor
 
-__all__ = ["LOOK", "Hangs", "Look", "judge"]
+__all__ = ["LOOK", "Hangs", "Look", "judge", "look_at"]
 
 LOOK = 0.2  # seconds between two looks
 LATE = 0.35  # a look that comes so long after the last one says nothing
 SILENCE = 0.75  # seconds without a sign of life until a process is looked at
+ASLEEP = 0.55  # seconds in which it has not run: longer than a loop that beats ever sleeps
+NAPS = 2.0  # seconds without a sign of life, in short sleeps
 LOOP = 0.4  # seconds of CPU in its own code, with no sign of life, that are a loop
 WAITS_FOR_BACKEND = "waits for its backend"
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -45,10 +50,12 @@ _END = _QUEUES + 16 * QueueStatistics.size()
 
 @dataclass(frozen=True)
 class Look:
-    """A process as the host sees it: the main thread's state (proc(5)) and its CPU time in user mode, in seconds."""
+    """A process as the host sees it: the main thread's state (proc(5)), its CPU time in user mode, in seconds, and a
+    number that grows when it runs."""
 
     state: str
     user: float
+    ran: int
 
 
 @dataclass
@@ -59,18 +66,20 @@ class _Pulse:
     signs: bytes = b""
     silent: float = 0.0  # seconds
     user: float = 0.0  # CPU time when the silence began
+    ran: int = -1  # as it was at the last look
+    asleep: float = 0.0  # seconds in which it has not run
 
 
-def judge(state: str, burnt: float, waits: bool) -> tuple[str, str]:
+def judge(state: str, burnt: float, waits: bool, asleep: bool = True) -> tuple[str, str]:
     """What it means that a process gave no sign of life: ("hung" | "waits" | "", why). `burnt` is the CPU time that it
-    used meanwhile, `waits`: it says that it waits for its backend."""
+    used meanwhile, `waits`: it says that it waits for its backend, `asleep`: it has not run for longer than a beat."""
     if state == "T":
         return "hung", "is stopped"
     if state == "D" or (state == "S" and waits):
         return "waits", WAITS_FOR_BACKEND
     if burnt >= LOOP:
         return "hung", "is caught in a loop"
-    if state == "S":
+    if state == "S" and asleep:
         return "hung", "sleeps"
     return "", ""
 
@@ -79,7 +88,10 @@ def look_at(pid: int) -> Look:
     """Raises OSError when it has just gone."""
     with open(f"/proc/{pid}/task/{pid}/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
-    return Look(fields[0], int(fields[11]) / _TICK)
+    ran = 0
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/schedstat", encoding="ascii") as file:
+        ran = int(file.read().split()[0])
+    return Look(fields[0], int(fields[11]) / _TICK, ran)
 
 
 class Hangs:
@@ -120,23 +132,25 @@ class Hangs:
         else:
             alive, pulse.signs = signs != pulse.signs, signs
         if alive:
-            pulse.silent, member.waits = 0.0, 0.0
+            pulse.silent, pulse.asleep, pulse.ran, member.waits = 0.0, 0.0, -1, 0.0
             return
         with contextlib.suppress(OSError):
             self._suspect(member, pulse, passed)
 
     def _suspect(self, member: Member, pulse: _Pulse, passed: float) -> None:
-        if pulse.silent < SILENCE / 2:  # most silences are only the time between two beats
-            pulse.silent += passed
-            if pulse.silent >= SILENCE / 2:
-                pulse.user = look_at(pulse.pid).user
-            return
+        began = pulse.silent < SILENCE / 2  # most silences are only the time between two beats
         pulse.silent += passed
+        seen = look_at(pulse.pid)
+        pulse.asleep = pulse.asleep + passed if seen.ran == pulse.ran else 0.0
+        pulse.ran = seen.ran
+        if began:
+            pulse.user = seen.user
+            return
         if pulse.silent < SILENCE:
             return
-        seen = look_at(pulse.pid)
         waits = _says_it_waits(member)
-        verdict, why = judge(seen.state, seen.user - pulse.user, waits)
+        asleep = pulse.asleep >= ASLEEP or pulse.silent >= NAPS
+        verdict, why = judge(seen.state, seen.user - pulse.user, waits, asleep)
         if verdict and is_traced(pulse.pid):
             verdict = ""
         member.waits = pulse.silent if verdict == "waits" else 0.0

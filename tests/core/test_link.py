@@ -291,7 +291,7 @@ def test_an_old_device_that_is_not_told_to_go_on_after_a_swap_is_found_out(rig):
     assert end.receive().name == "SAVE"
     rig.link.handover.abandon(2)
     assert end.receive().name == "RESUME"
-    assert rig.link.overdue(time.monotonic() + 2)
+    assert rig.link.overdue(time.monotonic() + 3)
     assert rig.reports[-1][0] == "OVERDUE" and "RESUME" in rig.reports[-1][1]["request"]
 
 

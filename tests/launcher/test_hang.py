@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from launcher.control import connect, events, request
-from launcher.keeper.hang import LOOP, judge
+from launcher.keeper.hang import LOOP, judge, look_at
 
 PROMPT = b"> "
 SOON = 2.0  # seconds; about one of them, and that on a host that is not busy
@@ -48,6 +48,19 @@ class Odd(VirtioDevice):
 )
 def test_what_a_silence_means(state: str, burnt: float, waits: bool, verdict: str) -> None:
     assert judge(state, burnt, waits)[0] == verdict
+
+
+def test_a_sleep_no_longer_than_between_two_beats_means_nothing() -> None:
+    assert judge("S", 0.0, False, asleep=False)[0] == ""
+    assert judge("S", 0.0, True, asleep=False)[0] == "waits"
+    assert judge("T", 0.0, False, asleep=False)[0] == judge("R", LOOP, False, asleep=False)[0] == "hung"
+
+
+def test_a_process_that_runs_now_and_then_is_seen_to() -> None:
+    me = os.getpid()
+    before = look_at(me)
+    time.sleep(0.001)  # a nap: what a process has run is counted when it stops to
+    assert look_at(me).ran > before.ran
 
 
 @pytest.fixture
