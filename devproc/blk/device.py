@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from devproc.blk.backend import BlockBackend, let_go, open_backend
-from devproc.blk.fast import ZEROES, Block
+from devproc.blk.fast import CHAINS, ZEROES, Block
 from devproc.blk.mirror import Copying
 from devproc.blk.workers import Workers
 from devproc.device import Queue, VirtioDevice
@@ -24,6 +24,7 @@ from devproc.request import Request
 from native import Array, Record, plain, u8, u16, u32, u64
 from native.memory import Area
 from proto.errors import BackendError, ConfigError
+from proto.ring import Chain
 from proto.virtio import (
     BLK_ID_BYTES,
     BLK_SECTOR_SIZE,
@@ -327,15 +328,15 @@ class BlockDevice(VirtioDevice):
     def native_loop(self, engine: Any, queues: Any) -> Callable[[], int] | None:
         if self.disk.descriptor is None:
             return None
-        area = Area.allocate(Block.size() + ZEROES)
+        area = Area.allocate(Block.size() + ZEROES + CHAINS * Chain.size())
         self._block = block = Block(area.address, area)
         block.fd = self.disk.descriptor
         block.sectors = self._sectors
         block.read_only = int(self.disk.read_only)
         block.max_range = MAX_RANGE
         block.max_ranges = MAX_RANGES
-        block.chain = queues.chain.address
         block.zeroes = area.address + Block.size()
+        block.chains = block.zeroes + ZEROES
         for index, byte in enumerate(self._identity()):
             block.id[index] = byte
         self.negotiated()

@@ -2,6 +2,10 @@
 
 The same requests as `devproc.blk.device` answers through a backend, for backends that are one file descriptor. Payload
 goes straight between guest RAM and the file. A test runs both on the same requests and compares what the guest sees.
+
+There is one thread, and what the host has in its page cache it hands over without waiting. A read of anything else is
+put aside: the attempt has begun it (RWF_NOWAIT reads ahead and returns), and so have those of the requests behind it
+when the loop comes back to wait for the first. So a slow disk has as many reads under way as the driver.
 """
 
 from __future__ import annotations
@@ -39,13 +43,16 @@ from proto.ring import (
 )
 from proto.virtio import BLK_ID_BYTES, BLK_SECTOR_SIZE, BLK_WRITE_ZEROES_UNMAP, BlkStatus, BlkType
 
-__all__ = ["Block", "block_loop"]
+__all__ = ["CHAINS", "Block", "block_loop"]
 
 BATCH = 64  # requests taken from one queue before the next is looked at
 FLUSH = 4  # requests given back together, or what is done after FLUSH_NS: the driver refills the ring meanwhile
 FLUSH_NS = 5_000
-CALL_NS = 50_000  # a driver that sleeps is woken at least this often
-RWF_DSYNC = 2
+CALL_NS = 50_000  # a driver that sleeps is signalled at least this often
+MESSAGE_NS = 250_000  # and if that takes a message, which costs as much as some requests, it is sent after this time
+ASIDE = 32  # reads put aside at most
+WAITS = 0xFF  # for a status: the host would have to wait for its disk
+RWF_DSYNC, RWF_NOWAIT = 2, 8
 ZEROES = 65536  # bytes of the zero buffer
 
 
@@ -60,7 +67,8 @@ class Block(Record):
     write_zeroes: u32  # negotiated
     max_range: u32  # sectors of one discard or write-zeroes segment
     max_ranges: u32
-    chain: u64  # address of the Chain to pop into
+    chains: u64  # address of CHAINS Chains to pop into
+    waiting: u32  # not 0: the file system has no RWF_NOWAIT, every read waits
     zeroes: u64  # address of ZEROES zero bytes
     id: Array[u8] = plain(count=BLK_ID_BYTES)
     iovec: Array[Iovec] = plain(count=MAX_SEGMENTS, offset=0x80)
@@ -89,26 +97,37 @@ class StatusByte(Record):
 
 
 HEADER_BYTES = BlkHeader.size()
+CHAIN_BYTES = Chain.size()
+CHAINS = ASIDE
 RANGE_BYTES = BlkRange.size()
 
 
 @fn
-def _transfer_all(block: Block, chain: Chain, writable: bool, offset: u64, size: u64, position: u64) -> u8:
-    """preadv into, or pwritev from, `size` bytes of the chain; a short transfer goes on where it stopped."""
+def _transfer_all(
+    block: Block, chain: Chain, writable: bool, offset: u64, size: u64, position: u64, patient: bool
+) -> u8:
+    """preadv into, or pwritev from, `size` bytes of the chain; a short transfer goes on where it stopped. A read that
+    is not `patient` is WAITS where the bytes are not in the page cache."""
     done: u64 = 0
     iovec: u64 = addressof(block.iovec[0])
     while done < size:
         count: u32 = chain_iovec(chain, writable, offset + done, size - done, iovec)
         at: u64 = position + done
         result: i64 = 0
-        if writable:
+        if writable and patient:
             result = syscall(sys.PREADV, block.fd, iovec, count, at, 0, 0)
+        elif writable:
+            result = syscall(sys.PREADV2, block.fd, iovec, count, at, 0, RWF_NOWAIT)
         elif block.write_through != 0:
             result = syscall(sys.PWRITEV2, block.fd, iovec, count, at, 0, RWF_DSYNC)
         else:
             result = syscall(sys.PWRITEV, block.fd, iovec, count, at, 0, 0)
         if result == -sys.EINTR:
             continue
+        if not patient and (result == -sys.EAGAIN or result == -sys.EOPNOTSUPP):
+            if result == -sys.EOPNOTSUPP:
+                block.waiting = 1
+            return WAITS
         if result <= 0:
             return BlkStatus.IOERR
         done = done + u64(result)
@@ -116,7 +135,7 @@ def _transfer_all(block: Block, chain: Chain, writable: bool, offset: u64, size:
 
 
 @fn
-def _data(block: Block, chain: Chain, header: BlkHeader) -> u8:
+def _data(block: Block, chain: Chain, header: BlkHeader, patient: bool) -> u8:
     """IN and OUT: everything between the header and the status byte."""
     reading: bool = header.type == BlkType.IN
     size: u64 = chain.writable_bytes - 1
@@ -127,7 +146,8 @@ def _data(block: Block, chain: Chain, header: BlkHeader) -> u8:
     if size % BLK_SECTOR_SIZE != 0 or not _in_range(block, header.sector, size // BLK_SECTOR_SIZE):
         return BlkStatus.IOERR
     offset: u64 = 0 if reading else HEADER_BYTES
-    return _transfer_all(block, chain, reading, offset, size, header.sector * BLK_SECTOR_SIZE)
+    position: u64 = header.sector * BLK_SECTOR_SIZE
+    return _transfer_all(block, chain, reading, offset, size, position, patient or not reading)
 
 
 @fn
@@ -227,11 +247,11 @@ def _get_id(block: Block, chain: Chain) -> u8:
 
 
 @fn
-def _carry_out(block: Block, chain: Chain, header: BlkHeader) -> u8:
-    """One well-formed request. Returns its status."""
+def _carry_out(block: Block, chain: Chain, header: BlkHeader, patient: bool) -> u8:
+    """One well-formed request. Returns its status, or WAITS."""
     type: u32 = header.type
     if type == BlkType.IN or type == BlkType.OUT:
-        return _data(block, chain, header)
+        return _data(block, chain, header, patient)
     if type == BlkType.FLUSH:
         return _flush(block)
     if type == BlkType.GET_ID:
@@ -244,23 +264,27 @@ def _carry_out(block: Block, chain: Chain, header: BlkHeader) -> u8:
 
 
 @fn
-def _serve(block: Block, ring: Ring, chain: Chain) -> None:
-    """One popped request: carry it out, write its status, put it back."""
+def _serve(block: Block, ring: Ring, chain: Chain, patient: bool) -> bool:
+    """One popped request: carry it out, write its status, put it back. False when it is a read for which the host would
+    have to wait, and nothing was said of it; never if `patient`."""
     if chain.writable_bytes == 0:  # no room for a status: nothing can be said
         ring.status = BlkStatus.IOERR
         ring_put(ring, chain, 0)
-        return
+        return True
     header = local(BlkHeader)
     answer = local(StatusByte)
     answer.status = BlkStatus.IOERR
     if chain.error == 0 and chain_read(chain, 0, header.address, HEADER_BYTES) == HEADER_BYTES:
-        answer.status = _carry_out(block, chain, header)
+        answer.status = _carry_out(block, chain, header, patient)
+    if answer.status == WAITS:
+        return False
     chain_write(chain, chain.writable_bytes - 1, addressof(answer.status), 1)
     _account(ring, chain, header, answer.status)
     written: u64 = chain.writable_bytes
     ring.now = monotonic_ns()
     ring.status = u32(answer.status)
     ring_put(ring, chain, u32(written) if written <= 0xFFFFFFFF else 0xFFFFFFFF)
+    return True
 
 
 @fn
@@ -275,25 +299,36 @@ def _account(ring: Ring, chain: Chain, header: BlkHeader, status: u8) -> None:
 
 
 @fn
+def _chain(block: Block, number: u32) -> Chain:
+    return Chain(block.chains + u64(number) * CHAIN_BYTES)
+
+
+@fn
 def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
-    """Up to BATCH requests of one queue. True when there were any."""
-    chain = Chain(block.chain)
-    called: u64 = monotonic_ns()
-    ring.now = called
+    """Up to BATCH requests of one queue. True when there were any. Nothing is aside when it returns."""
+    begun: u64 = monotonic_ns()
+    ring.now = begun
     ring.mute = 1  # an answer is data, and a status that is told as such
-    flushed: u64 = called
+    called: u64 = begun
+    flushed: u64 = begun
     worked: bool = False
+    aside: u32 = 0
     mine = DeviceToCore(loop.mine)
     mine.waiting = 1  # the host's file may be slow: that is no hang
     for _ in range(u32(BATCH)):
+        chain = _chain(block, aside)
         found: u32 = ring_pop(ring, chain)
         if found == Pop.EMPTY:
             break
         if found == Pop.BROKEN:
             stop_ring(loop, ring)
             break
-        _serve(block, ring, chain)
         worked = True
+        if not _serve(block, ring, chain, block.waiting != 0):
+            aside = aside + 1
+            if aside == ASIDE:
+                break
+            continue
         now: u64 = ring.now
         if ring.batch >= FLUSH or now - flushed > FLUSH_NS:
             ring_flush(ring)
@@ -301,6 +336,12 @@ def _serve_ring(block: Block, loop: Loop, ring: Ring) -> bool:
         if now - called > CALL_NS:
             flush_and_call(loop, ring)
             called = now
+            if loop.calls != 0 and now - begun > MESSAGE_NS:
+                break  # messages are Python's
+    for number in range(aside):
+        if ring.batch != 0:
+            flush_and_call(loop, ring)  # nobody waits for what is slow
+        _serve(block, ring, _chain(block, number), True)
     mine.waiting = 0
     flush_and_call(loop, ring)
     return worked
