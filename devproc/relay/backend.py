@@ -63,6 +63,7 @@ class Host:
         self._features = 0
         self._load: tuple[bytes, int] | None = None  # requests for which there was no room, and how many bytes are done
         self._asked = False  # something may have to be said again
+        self._config_said = b""
         self._waiting: deque[tuple[bytes, Said]] = deque()  # what came while another life's requests are finished
         self._then: Callable[[], None] | None = None  # when they are
         device.config_changed = self._config_changed
@@ -244,6 +245,7 @@ class Host:
             while more and self._ready:
                 records, more = self._rings.collect(again=again)
                 if records:
+                    self._say_silent_change()
                     self._say("ANSWERS", {"life": self._life, "moved": self._rings.moved()}, records)
         self._asked = False
 
@@ -261,7 +263,13 @@ class Host:
         }
 
     def _config(self) -> dict[str, Any]:
-        return {"config": self._device.config_bytes(), "generation": self._device.config_generation}
+        self._config_said = self._device.config_bytes()
+        return {"config": self._config_said, "generation": self._device.config_generation}
+
+    def _say_silent_change(self) -> None:
+        """What the driver ordered may show in the configuration space, of which it is not told."""
+        if self._device.config_bytes() != self._config_said:
+            self._say("CONFIG", {"number": 0, **self._config()})
 
     def _negotiate(self, features: int) -> None:
         if not self._serving or features != self._features:

@@ -232,7 +232,7 @@ class RelayDevice(VirtioDevice):
         request.write_at(0, load[at + _ANSWER.size : at + _ANSWER.size + written])
         request.failed = status != 0
         request.finish()
-        return at + _ANSWER.size + (written + 7 & ~7)
+        return at + int(_ANSWER.size + (written + 7 & ~7))
 
     def _find_rings(self) -> None:
         for queue in self._queues.sizes():
@@ -324,7 +324,9 @@ class RelayDevice(VirtioDevice):
         elif said.name == "CONFIG":
             if body["number"] > self._written:
                 raise ProtocolError("an answer to a write that was not made", field="number")
-            self._take_config(body, changed=body["number"] == 0)
+            told = body["generation"] != self._about["generation"]
+            self._about["generation"] = body["generation"]
+            self._take_config(body, changed=body["number"] == 0 and told)
             self._answered = max(self._answered, body["number"])
         elif said.name == "LOG":
             self.log(f"{self.id}: {body['text']}", body["level"])

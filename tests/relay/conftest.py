@@ -14,8 +14,9 @@ from far import Far
 from devproc.kept import KEPT_SIZE
 from launcher.replay.frontend import FrontEnd
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "devproc"))
-from ring_disk import Disk
+for folder in ("devproc", "net", "console"):
+    sys.path.insert(0, str(Path(__file__).parent.parent / folder))
+from ring_disk import Disk  # noqa: E402
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ class Far:
         *,
         address: tuple[str, int] | None = None,
         keys: int = -1,
+        lent: dict[str, int] | None = None,
     ) -> None:
+        """`lent` are descriptors that the device is given by name, in every process; they stay the caller's."""
         if address is None:
             self.endpoint = f"ipc://{folder}/far"
             self.listener = socket.socket(socket.AF_UNIX)
@@ -38,6 +40,7 @@ class Far:
         self.stored: dict[str, int] = {}
         self.logs: list[str] = []
         self._keys = keys
+        self._lent = lent or {}
         self._body = {
             "id": "far0",
             "device": device,
@@ -60,7 +63,7 @@ class Far:
             )
         if self.stored:
             self.channel.send("STORED", {"names": list(self.stored)}, self.stored)
-        fds = {"listen": self.listener.fileno()} | ({"keys": self._keys} if self._keys >= 0 else {})
+        fds = {"listen": self.listener.fileno()} | ({"keys": self._keys} if self._keys >= 0 else {}) | self._lent
         self.channel.send("START", self._body, fds)
         while True:
             packet = self.channel.recv(DEADLINE)
