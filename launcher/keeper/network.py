@@ -19,7 +19,16 @@ from launcher.keeper.member import Member
 from launcher.machine.description import NETWORK, WINDOW, Device
 from proto.errors import ConfigError
 
-__all__ = ["default_address", "has_cable", "has_peer", "lay_cable", "lay_frames", "peer_name"]
+__all__ = [
+    "default_address",
+    "has_cable",
+    "has_peer",
+    "lay_cable",
+    "lay_frames",
+    "open_capture",
+    "peer_name",
+    "socket_cable",
+]
 
 CABLE_BYTES = 1 << 20  # that may be on their way in each direction
 
@@ -54,7 +63,7 @@ def lay_cable(member: Member, peer: Member | None) -> None:
         undo.callback(_close, lent)
         os.truncate(lent["kept"], KEPT_SIZE)
         if device.capture:
-            lent["capture"] = _open_capture(device.capture)
+            lent["capture"] = open_capture(device.capture)
         lent["frames"] = _frames(device, peer)
         undo.pop_all()
     member.lent = lent
@@ -71,14 +80,21 @@ def _frames(device: Device, peer: Member | None) -> int:
     if peer is None:
         frames: int = parse_uri(device.backend).open()
         return frames
+    ours, theirs = socket_cable()
+    peer.lent = {"frames": theirs}
+    return ours
+
+
+def socket_cable() -> tuple[int, int]:
+    """Both ends of a cable between a card and a peer."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CABLE_BYTES)
-    peer.lent = {"frames": ends[1].detach()}
-    return ends[0].detach()
+    return ends[0].detach(), ends[1].detach()
 
 
-def _open_capture(path: str) -> int:
+def open_capture(path: str) -> int:
+    """A file for captured frames, empty. Raises ConfigError."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as error:

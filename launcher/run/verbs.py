@@ -44,8 +44,8 @@ VERBS = (
     ),
     Verb(
         "serve",
-        "serve a disk, a folder or a device to a machine on another host",
-        "bulkhead serve URI | --share DIR,tag=TAG | --device X  --keys DIR [--listen tcp://HOST:PORT]",
+        "serve a disk, a folder, a network card or a device to a machine on another host",
+        "bulkhead serve URI | --share DIR,tag=TAG | --net URI | --device X  --keys DIR [--listen tcp://HOST:PORT]",
         "serve:run",
         "serve:add_arguments",
         "The other host has control.secret and server.public of the keys. It gets the bytes of requests, never\n"
