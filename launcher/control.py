@@ -23,7 +23,7 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
     RESET {} POWERDOWN {} → nothing; the guest starts again, or is asked to shut down
     INSPECT {what, hart, address, size, physical} → inspect: a number; INSPECTED {inspect} → waiting, or what was seen
     BREAK {rules}    → rules: device and number of each (`proto.faults`); BREAK_CLEAR {id?, number?} → removed: how many
-    BREAKS {}        → rules: with matched, taken, in_force, text; held: the requests that are held; more: how many more
+    BREAKS {}        → rules: with matched, taken, in_force, text; held: those requests; more: how many more; now
     HOLD {id, then, keys?, count?, data?, offset?} → keys: of the requests that go, drop, fail or change
     QUEUE {id}       → queues: rings, requests and what is wrong with them (`launcher.keeper.queues`); state, epoch, pid
     DEBUG {id} DEBUGGED {id, pid} → put a device's process under a debugger (`launcher.keeper.debug`)
@@ -34,18 +34,59 @@ body} and gets one back, OK with the answer, or ERROR{error, hint}. The director
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 from launcher.run.rundir import machines, run_base
 from proto.channel import Channel, Packet
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 from proto.suggest import did_you_mean
 
-__all__ = ["choose_machine", "connect", "events", "exchange", "request"]
+__all__ = ["Line", "choose_machine", "connect", "events", "exchange", "machine_arguments", "reach", "request"]
 
 ANSWER_DEADLINE = 5.0  # seconds
+
+
+class Line(Protocol):
+    """What orders need of a connection: a `Channel` to the keeper, or to a tap that passes them on."""
+
+    def send(self, kind: str, body: Mapping[str, Any] | None = None) -> None:
+        """One packet. Raises ChannelClosed."""
+
+    def recv(self, timeout: float | None = None) -> Packet:
+        """The next packet. Raises DeadlineMissed, ChannelClosed."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+def machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which machine a verb means, here or elsewhere."""
+    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    parser.add_argument("--connect", metavar="URI", help="or the one behind this tap: tcp://HOST:PORT")
+    parser.add_argument("--keys", metavar="DIR", type=Path, help="with control.secret and server.public, for --connect")
+
+
+@contextlib.contextmanager
+def reach(arguments: argparse.Namespace) -> Iterator[Line]:
+    """A connection to the machine that `machine_arguments` name, closed afterwards. Raises ConfigError."""
+    line: Line
+    if arguments.connect:
+        from launcher.trace.elsewhere import Elsewhere
+
+        if arguments.machine:
+            raise ConfigError("--machine and --connect name two machines", hint="A tap belongs to one machine.")
+        line = Elsewhere(arguments.connect, arguments.keys)
+    else:
+        line = connect(choose_machine(arguments.machine))
+    try:
+        yield line
+    finally:
+        line.close()
 
 
 def choose_machine(name: str | None) -> str:
@@ -78,7 +119,7 @@ def connect(name: str) -> Channel:
     return Channel(connection)
 
 
-def exchange(channel: Channel, kind: str, within: float = ANSWER_DEADLINE, **body: Any) -> Packet:
+def exchange(channel: Line, kind: str, within: float = ANSWER_DEADLINE, **body: Any) -> Packet:
     """Ask the keeper, and wait `within` seconds; descriptors of the answer are the caller's to close. Raises
     ConfigError with its refusal, or when the machine has ended meanwhile."""
     try:
@@ -93,7 +134,7 @@ def exchange(channel: Channel, kind: str, within: float = ANSWER_DEADLINE, **bod
     return answer
 
 
-def request(channel: Channel, kind: str, **body: Any) -> dict[str, Any]:
+def request(channel: Line, kind: str, **body: Any) -> dict[str, Any]:
     """The same, for what is answered without descriptors: the body."""
     answer = exchange(channel, kind, **body)
     answer.close()

@@ -18,7 +18,7 @@ from typing import Any
 from launcher.cli import show
 from launcher.cli.exitcodes import ExitCode
 from launcher.console.terminal import size
-from launcher.control import choose_machine, connect, request
+from launcher.control import Line, choose_machine, connect, machine_arguments, reach, request
 from launcher.inspect import sandbox
 from launcher.run.rundir import machines
 from proto.channel import Channel
@@ -43,7 +43,7 @@ STATE_COLOURS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("--machine", metavar="NAME", help="only this machine")
+    machine_arguments(parser)
     parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
     parser.add_argument("--sandbox", action="store_true", help="what each process has given up, and what it could not")
     parser.add_argument("--json", action="store_true", help="one machine as JSON: machine, qmp, processes")
@@ -51,10 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The verb."""
+    if arguments.connect and (arguments.watch or arguments.sandbox):
+        raise ConfigError("--watch and --sandbox are for machines of this host")
     if arguments.json:
-        name = choose_machine(arguments.machine)
-        with connect(name) as channel:
+        with reach(arguments) as channel:
             print(json.dumps(as_json(look(channel)), indent=2))
+        return ExitCode.OK
+    if arguments.connect:
+        with reach(arguments) as channel:
+            before = look(channel)
+            time.sleep(GLANCE)
+            print(table_of(before, look(channel), _columns()))
         return ExitCode.OK
     names = [choose_machine(arguments.machine)] if arguments.machine else machines()
     if not names:
@@ -77,12 +84,13 @@ def _columns() -> int | None:
     return found[1] if found else None
 
 
-def look(channel: Channel) -> dict[str, Any]:
-    """The keeper's answer to PS, with what the host knows of each process added, and the time of the look."""
+def look(channel: Line) -> dict[str, Any]:
+    """The keeper's answer to PS, with what the host knows of each process added (not of another host's), and the time
+    of the look."""
     seen = request(channel, "PS")
     seen["at"] = time.monotonic()
     for row in seen["processes"]:
-        row["memory"], row["cpu"] = _host_figures(row["pid"])
+        row["memory"], row["cpu"] = _host_figures(row["pid"] if isinstance(channel, Channel) else None)
     return seen
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from devproc.tellers import amount
 from launcher.cli import show
 from launcher.cli.exitcodes import ExitCode
-from launcher.control import choose_machine, connect, request
+from launcher.control import machine_arguments, reach, request
 from proto.virtio import DESC_F_INDIRECT, DESC_F_WRITE
 
 __all__ = ["add_arguments", "lines", "run"]
@@ -21,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the device: blk0, net0, …")
     parser.add_argument("--descriptors", action="store_true", help="show the descriptors of each request, too")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The verb."""
-    with connect(choose_machine(arguments.machine)) as channel:
-        seen = request(channel, "QUEUE", id=arguments.id)
+    with reach(arguments) as line:
+        seen = request(line, "QUEUE", id=arguments.id)
     if arguments.json:
         print(json.dumps(seen, indent=2))
     else:

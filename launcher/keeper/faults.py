@@ -11,6 +11,7 @@ never relied on.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,7 @@ class Faults:
         return {"removed": removed}
 
     def list(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """BREAKS {}: rules with their counts, and what is held."""
+        """BREAKS {}: rules with their counts, what is held, and the time of `since` and `due`."""
         rules, held, more = [], [], 0
         for id, record in self._records.items():
             for slot, rule in sorted(record.rules.items()):
@@ -168,7 +169,7 @@ class Faults:
                 rules.append({**plain, "in_force": self._in_force(id), "text": rule.describe()})
             held += [{"device": id, **row} for row in record.held]
             more += record.more
-        return {"rules": rules, "held": held, "more": more}
+        return {"rules": rules, "held": held, "more": more, "now": time.monotonic()}
 
     def order(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """HOLD {id, then, keys | count, data?, offset?}: what becomes of requests that are held: those of the keys, or

@@ -1,23 +1,22 @@
 """`bulkhead break`, `held`, `step`, `go`, `drop`, `fail` and `change`: stop requests of a device, look, and say what
 becomes of them.
 
-Rules live in the keeper; these commands come and go. Each returns when what it ordered is in force.
+Rules live in the keeper; these commands come and go (`launcher.orders.rules` is what they do). With --connect they act
+on a machine elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from launcher.cli import show
 from launcher.cli.exitcodes import ExitCode
-from launcher.control import choose_machine, connect, request
+from launcher.control import machine_arguments, reach, request
+from launcher.orders import rules
 from launcher.orders.faultfile import read_faults
-from proto.channel import Channel
 from proto.errors import ConfigError
 from proto.faults import FIELDS, Rule, parse_change
 
@@ -35,9 +34,6 @@ __all__ = [
     "step",
     "step_arguments",
 ]
-
-DEADLINE = 10.0  # seconds until an order must be in force
-PERIOD = 0.005  # seconds between two looks whether it is
 
 
 def break_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,26 +55,21 @@ def break_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clear", action="store_true", help="forget the rules of ID, or all; what they hold goes on")
     add("--rule", type=int, metavar="N", help="with --clear: only this one")
     add("--json", action="store_true", help="for programs")
-    add("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def rule(arguments: argparse.Namespace) -> int:
     """The verb `break`."""
     if arguments.rule is not None and not (arguments.clear and arguments.id):
         raise ConfigError("--rule goes with --clear and a device", hint="bulkhead break blk0 --clear --rule 1")
-    with connect(choose_machine(arguments.machine)) as channel:
+    with reach(arguments) as line:
         if arguments.clear:
-            request(channel, "BREAK_CLEAR", id=arguments.id or "", number=arguments.rule)
-            _await(channel, lambda seen: all(row["in_force"] for row in seen["rules"]), "the rules")
+            rules.clear(line, arguments.id or "", arguments.rule)
         elif not arguments.list:
-            rules = _rules(arguments)
-            added = request(channel, "BREAK", rules=[one.as_dict() for one in rules])["rules"]
-            keys = {(row["device"], row["number"]) for row in added}
-            seen = _await(channel, lambda seen: _in_force(seen, keys), "the rules")
-            mine = [row for row in seen["rules"] if (row["device"], row["number"]) in keys]
+            mine = rules.add(line, _rules(arguments))
             print(json.dumps(mine, indent=2) if arguments.json else "\n".join(map(_line, mine)))
             return ExitCode.OK
-        seen = request(channel, "BREAKS")
+        seen = request(line, "BREAKS")
         rows = [row for row in seen["rules"] if arguments.id in (None, row["device"])]
         if arguments.json:
             print(json.dumps({"rules": rows}, indent=2))
@@ -102,10 +93,6 @@ def _rules(arguments: argparse.Namespace) -> list[Rule]:
     return [Rule.parse(values)]
 
 
-def _in_force(seen: dict[str, Any], keys: set[tuple[str, int]]) -> bool:
-    return all(row["in_force"] for row in seen["rules"] if (row["device"], row["number"]) in keys)
-
-
 def _line(row: dict[str, Any]) -> str:
     return f"{row['device']} rule {row['number']}: {row['text']}"
 
@@ -127,15 +114,15 @@ def held_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `held`."""
     parser.add_argument("id", metavar="ID", nargs="?", help="the device (default: all)")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def held(arguments: argparse.Namespace) -> int:
     """The verb `held`."""
-    with connect(choose_machine(arguments.machine)) as channel:
-        seen = request(channel, "BREAKS")
+    with reach(arguments) as line:
+        seen = request(line, "BREAKS")
     rows = [row for row in seen["held"] if arguments.id in (None, row["device"])]
-    now = time.monotonic()
+    now = seen["now"]
     if arguments.json:
         print(
             json.dumps({"held": [{**row, "for": now - row["since"]} for row in rows], "more": seen["more"]}, indent=2)
@@ -173,7 +160,7 @@ def go_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "request", metavar="N", nargs="?", default="all", help="the request's number, QUEUE:NUMBER, or all (default)"
     )
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def step_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +169,7 @@ def step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "request", metavar="N", nargs="?", default="first", help="the request's number (default: the oldest)"
     )
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def change_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +177,7 @@ def change_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the device")
     parser.add_argument("request", metavar="N", help="the request's number, QUEUE:NUMBER, or all")
     parser.add_argument("change", metavar="BYTES@OFFSET", help="hexadecimal, and where; -1 is the last byte")
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def go(arguments: argparse.Namespace) -> int:
@@ -220,56 +207,6 @@ def change(arguments: argparse.Namespace) -> int:
 
 
 def _order(arguments: argparse.Namespace, then: str, **more: Any) -> int:
-    with connect(choose_machine(arguments.machine)) as channel:
-        seen = request(channel, "BREAKS")
-        rows = [row for row in seen["held"] if row["device"] == arguments.id]
-        keys = _keys(arguments.id, rows, arguments.request)
-        since = {(row["queue"], row["number"], row["at"]): row["since"] for row in rows}
-        request(channel, "HOLD", id=arguments.id, then=then, keys=keys, **more)
-
-        def gone(seen: dict[str, Any]) -> bool:
-            """Not held any more, or held anew: at its completion, or by another rule."""
-            left = [row for row in seen["held"] if row["device"] == arguments.id]
-            return not any(
-                [row["queue"], row["number"]] in keys
-                and since.get((row["queue"], row["number"], row["at"])) == row["since"]
-                for row in left
-            )
-
-        _await(channel, gone, f"{then} of {arguments.id}")
+    with reach(arguments) as line:
+        rules.order(line, arguments.id, then, arguments.request, **more)
     return ExitCode.OK
-
-
-def _keys(id: str, rows: list[dict[str, Any]], wanted: str) -> list[list[int]]:
-    """[queue, number] of the requests meant. Raises ConfigError."""
-    keys = [[row["queue"], row["number"]] for row in rows]
-    if wanted == "first":
-        keys = keys[:1]
-    elif wanted != "all":
-        queue, _, number = wanted.lstrip("#").rpartition(":")
-        if not number.isdecimal() or (queue and not queue.isdecimal()):
-            raise ConfigError(f"{wanted} is no request", hint=f"Its number, as `bulkhead held {id}` shows it, or all.")
-        keys = [key for key in keys if key[1] == int(number) and queue in ("", str(key[0]))]
-        if len(keys) > 1:
-            raise ConfigError(
-                f"request {number} is held in queues {', '.join(str(key[0]) for key in keys)}",
-                hint=f"Say which: {keys[0][0]}:{number}",
-            )
-    if not keys:
-        what = "no request" if wanted in ("all", "first") else f"no request {wanted}"
-        raise ConfigError(f"{id} holds {what}", hint="See: bulkhead held")
-    return keys
-
-
-def _await(channel: Channel, done: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
-    """BREAKS once it is as wanted. Raises ConfigError when that takes too long."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        seen = request(channel, "BREAKS")
-        if done(seen):
-            return seen
-        if time.monotonic() > deadline:
-            raise ConfigError(
-                f"{what}: not in force after {DEADLINE:.0f} s", hint="The device's process does not serve: bulkhead ps"
-            )
-        time.sleep(PERIOD)

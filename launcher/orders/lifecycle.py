@@ -7,14 +7,13 @@ import time
 from typing import Any
 
 from launcher.cli.exitcodes import ExitCode
-from launcher.control import choose_machine, connect, request
-from proto.channel import Channel
+from launcher.control import Line, machine_arguments, reach, request
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed
 
 __all__ = [
     "await_running",
     "cont",
-    "machine_argument",
+    "guest_arguments",
     "pause",
     "restart",
     "restart_arguments",
@@ -30,35 +29,34 @@ PERIOD = 0.005  # seconds between two questions whether the new process serves
 
 def stop_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `stop`."""
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def stop(arguments: argparse.Namespace) -> int:
     """End a machine; returns when it is gone."""
-    name = choose_machine(arguments.machine)
-    with connect(name) as channel:
+    with reach(arguments) as channel:
         try:
             channel.send("STOP")
-            while True:
-                channel.recv(STOP_DEADLINE).close()
+            while (answer := channel.recv(STOP_DEADLINE)).kind != "ERROR":
+                answer.close()
+            raise ConfigError(answer.body.get("error", "refused"), hint=answer.body.get("hint", ""))
         except ChannelClosed:
             return ExitCode.OK
         except DeadlineMissed:
             raise ConfigError(
-                f"{name} did not end within {STOP_DEADLINE:.0f} s", hint="bulkhead ps shows why"
+                f"the machine did not end within {STOP_DEADLINE:.0f} s", hint="bulkhead ps shows why"
             ) from None
 
 
 def restart_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `restart`."""
     parser.add_argument("id", metavar="ID", help="the device: blk0, rng0, …")
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+    machine_arguments(parser)
 
 
 def restart(arguments: argparse.Namespace) -> int:
     """Replace a device's process; returns when the new one serves."""
-    name = choose_machine(arguments.machine)
-    with connect(name) as channel:
+    with reach(arguments) as channel:
         began = time.monotonic()
         epoch = request(channel, "RESTART", id=arguments.id)["epoch"]
         row = await_running(channel, arguments.id, epoch, began + RESTART_DEADLINE)
@@ -67,9 +65,9 @@ def restart(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def machine_argument(parser: argparse.ArgumentParser) -> None:
-    """The argument of verbs that take no other."""
-    parser.add_argument("--machine", metavar="NAME", help="the machine")
+def guest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `pause` and `cont`."""
+    machine_arguments(parser)
 
 
 def pause(arguments: argparse.Namespace) -> int:
@@ -83,18 +81,17 @@ def cont(arguments: argparse.Namespace) -> int:
 
 
 def _order_guest(arguments: argparse.Namespace, kind: str, phase: str) -> int:
-    name = choose_machine(arguments.machine)
-    with connect(name) as channel:
+    with reach(arguments) as channel:
         deadline = time.monotonic() + PAUSE_DEADLINE
         request(channel, kind)
         while request(channel, "PS")["phase"] != phase:
             if time.monotonic() > deadline:
-                raise ConfigError(f"{name}: the core did not obey within {PAUSE_DEADLINE:.0f} s")
+                raise ConfigError(f"the core did not obey within {PAUSE_DEADLINE:.0f} s")
             time.sleep(PERIOD)
     return ExitCode.OK
 
 
-def await_running(channel: Channel, id: str, epoch: int, deadline: float) -> dict[str, Any]:
+def await_running(channel: Line, id: str, epoch: int, deadline: float) -> dict[str, Any]:
     """The row of `ps` of a device once its process of that epoch, or a later one, serves. Raises ConfigError."""
     while True:
         row: dict[str, Any] = next(row for row in request(channel, "PS")["processes"] if row["id"] == id)

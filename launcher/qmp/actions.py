@@ -13,12 +13,14 @@ from typing import Any
 
 from launcher.control import request
 from launcher.orders import lifecycle as orders
+from launcher.orders import rules
 from launcher.qmp.commands import COMMANDS
 from launcher.qmp.schema import schema
 from launcher.qmp.session import version
 from launcher.qmp.tree import Node, build_tree, find
 from proto.channel import Channel
 from proto.errors import ConfigError
+from proto.faults import Rule, parse_change
 
 __all__ = ["Actions"]
 
@@ -196,6 +198,68 @@ class Actions:
         self.ask("MIRROR_CANCEL", id=device)
         return {}
 
+    # -- rules -----------------------------------------------------------------------------------------------------
+
+    def _device_break(self, id: str, **values: Any) -> dict[str, Any]:
+        (row,) = rules.add(self._control, [Rule.parse({"device": id, **values})])
+        return {"rule": row["number"], "text": row["text"]}
+
+    def _device_break_clear(self, id: str = "", rule: int | None = None) -> dict[str, Any]:
+        if rule is not None and not id:
+            raise ConfigError("rule of which device?", hint="Give id, too.")
+        return {"removed": rules.clear(self._control, id, rule)}
+
+    def _query_breaks(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": row["device"],
+                "rule": row["number"],
+                "text": row["text"],
+                "matched": row["matched"],
+                "acted": row["taken"],
+                "in-force": row["in_force"],
+            }
+            for row in self.ask("BREAKS")["rules"]
+        ]
+
+    def _query_held(self, id: str = "") -> list[dict[str, Any]]:
+        seen = self.ask("BREAKS")
+        return [
+            {
+                "id": row["device"],
+                "request": f"{row['queue']}:{row['number']}",
+                "what": f"{row['op']} {row['words']}".strip(),
+                "at": row["at"],
+                "rule": row["rule"] + 1,
+                "seconds": round(seen["now"] - row["since"], 3),
+            }
+            for row in seen["held"]
+            if id in ("", row["device"])
+        ]
+
+    def _order(self, id: str, then: str, request: str, **more: Any) -> dict[str, Any]:
+        keys = rules.order(self._control, id, then, request, **more)
+        return {"requests": [f"{queue}:{number}" for queue, number in keys]}
+
+    def _device_step(self, id: str, request: str = rules.FIRST) -> dict[str, Any]:
+        return self._order(id, "go", request)
+
+    def _device_go(self, id: str, request: str = rules.ALL) -> dict[str, Any]:
+        return self._order(id, "go", request)
+
+    def _device_drop(self, id: str, request: str = rules.ALL) -> dict[str, Any]:
+        return self._order(id, "drop", request)
+
+    def _device_fail(self, id: str, request: str = rules.ALL) -> dict[str, Any]:
+        return self._order(id, "fail", request)
+
+    def _device_change(self, id: str, request: str, change: str) -> dict[str, Any]:
+        data, offset = parse_change(change)
+        return self._order(id, "change", request, data=data, offset=offset)
+
+    def _query_queues(self, id: str) -> dict[str, Any]:
+        return self.ask("QUEUE", id=id)
+
     # -- the tree --------------------------------------------------------------------------------------------------
 
     def _qom_list(self, path: str) -> list[dict[str, str]]:
@@ -248,6 +312,16 @@ class Actions:
         "block-job-cancel": _block_job_cancel,
         "block-job-complete": _block_job_complete,
         "block-job-set-speed": _block_job_set_speed,
+        "device-break": _device_break,
+        "device-break-clear": _device_break_clear,
+        "query-breaks": _query_breaks,
+        "query-held": _query_held,
+        "device-step": _device_step,
+        "device-go": _device_go,
+        "device-drop": _device_drop,
+        "device-fail": _device_fail,
+        "device-change": _device_change,
+        "query-queues": _query_queues,
         "qom-list": _qom_list,
         "qom-get": _qom_get,
         "qom-set": _qom_set,

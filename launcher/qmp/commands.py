@@ -55,6 +55,17 @@ class Event:
 ID = Argument("id", "str", "the device: blk0, net0, …")
 DEVICE = Argument("device", "str", "the disk: blk0, …")
 PATH = Argument("path", "str", "an object: /machine/devices/blk0")
+ONE = Argument("request", "str", "its number, or QUEUE:NUMBER", optional=True)
+SOME = Argument("request", "str", "its number, QUEUE:NUMBER, or all (default)", optional=True)
+KEYS = (Member("requests", "[str]", "QUEUE:NUMBER of each"),)
+HELD = (
+    Member("id", "str", "the device"),
+    Member("request", "str", "QUEUE:NUMBER"),
+    Member("what", "str", "operation and place"),
+    Member("at", "str", "pop or complete"),
+    Member("rule", "int"),
+    Member("seconds", "number", "for how long"),
+)
 
 COMMANDS = (
     Command(
@@ -187,6 +198,68 @@ COMMANDS = (
         "block-job-set-speed",
         "Another limit for a copy that is under way.",
         (DEVICE, Argument("speed", "int", "bytes a second")),
+    ),
+    Command(
+        "device-break",
+        "Stop, fail, delay, drop or change requests of a device from now on (docs/break.md).",
+        (
+            ID,
+            Argument("match", "str", "a filter: op == WRITE and sector < 2048; default all", optional=True),
+            Argument("at", "str", "pop (default) or complete", optional=True),
+            Argument("action", "str", "hold (default), fail, drop, delay=200ms, set=BYTES@OFFSET", optional=True),
+            Argument("skip", "int", optional=True),
+            Argument("every", "int", optional=True),
+            Argument("count", "int", optional=True),
+            Argument("probability", "number", optional=True),
+            Argument("seed", "int", optional=True),
+        ),
+        (Member("rule", "int", "its number"), Member("text", "str", "for people")),
+        verb="break",
+    ),
+    Command(
+        "device-break-clear",
+        "Forget rules; what they hold goes on.",
+        (
+            Argument("id", "str", "the device; default all", optional=True),
+            Argument("rule", "int", "only this one", optional=True),
+        ),
+        (Member("removed", "int", "how many there were"),),
+        verb="break",
+    ),
+    Command(
+        "query-breaks",
+        "The rules, and how often each has matched and acted.",
+        (),
+        (
+            Member("id", "str", "the device"),
+            Member("rule", "int"),
+            Member("text", "str", "for people"),
+            Member("matched", "int"),
+            Member("acted", "int"),
+            Member("in-force", "bool"),
+        ),
+        many=True,
+        verb="break",
+    ),
+    Command("query-held", "The requests that rules hold.", (Argument("id", "str", "the device", optional=True),),
+            HELD, many=True, verb="held"),
+    Command("device-step", "Let one held request go on: the oldest, or this one.", (ID, ONE), KEYS, verb="step"),
+    Command("device-go", "Let held requests go on.", (ID, SOME), KEYS, verb="go"),
+    Command("device-drop", "Answer held requests as done, without doing them.", (ID, SOME), KEYS, verb="drop"),
+    Command("device-fail", "Answer held requests with the device's I/O error.", (ID, SOME), KEYS, verb="fail"),
+    Command(
+        "device-change",
+        "Change bytes of held requests, and let them go on.",
+        (ID, Argument("request", "str", "its number, QUEUE:NUMBER, or all"), Argument("change", "str", "BYTES@OFFSET")),
+        KEYS,
+        verb="change",
+    ),
+    Command(
+        "query-queues",
+        "A device's rings, the requests in them, and what is wrong with them, as `bulkhead queue --json` shows them.",
+        (ID,),
+        "any",
+        verb="queue",
     ),
     Command("qom-list", "The properties and children of an object.", (PATH,),
             (Member("name", "str"), Member("type", "str")), many=True),

@@ -1,4 +1,4 @@
-"""The other side of a tap: the rings of a machine elsewhere, and the orders that begin and end a tap here.
+"""The other side of a tap: the rings of a machine elsewhere, and what begins and ends a tap here.
 
 Times of another host are moved to this one's: the tap is asked what its clocks say, and half the way there and back is
 how wrong the answer may be at most. The quickest of the last EXCHANGES answers counts, so that the error is half of
@@ -23,10 +23,10 @@ from launcher.cli.exitcodes import ExitCode
 from launcher.control import choose_machine, connect, request
 from launcher.trace.keys import client_keys, server_keys
 from launcher.trace.tap import HIGH_WATER, VERSION
-from proto.errors import ConfigError, DeadlineMissed
+from proto.errors import ConfigError
 from proto.trace import TraceRecord, unpack_records
 
-__all__ = ["RemoteRings", "listen", "silence"]
+__all__ = ["RemoteRings", "connect_to_tap", "listen", "silence"]
 
 GREETING = 5.0  # seconds until a tap must have answered
 EXCHANGES = 16  # of clocks, of which the best counts
@@ -45,13 +45,11 @@ class RemoteRings:
         self.missed: dict[str, int] = {}
         self.ended = False
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._connect(uri, keys)
+        self._socket = connect_to_tap(self._context, uri, keys, "viewer.secret")
         self._clocks: deque[tuple[int, int]] = deque(maxlen=EXCHANGES)  # (ns of the round trip, ns to add)
         self._records: list[tuple[str, list[TraceRecord]]] = []
         self._last: dict[str, int] = {}  # number of the last record, by ring
         self._from_start = from_start
-        self._answers: dict[int, dict[str, Any]] = {}
-        self._orders = 0
         self._asked = 0.0
         self._heard = time.monotonic()
         try:
@@ -83,22 +81,6 @@ class RemoteRings:
         if now - self._heard > GONE:
             self.ended = True
         found, self._records = self._records, []
-        return found
-
-    def order(self, kind: str, **body: Any) -> dict[str, Any]:
-        """Have the machine's keeper do something; needs the control key. Raises ConfigError."""
-        self._orders += 1
-        number = self._orders
-        self._say({"op": "order", "number": number, "kind": kind, "body": body})
-        end = time.monotonic() + GREETING
-        while number not in self._answers:
-            if time.monotonic() > end:
-                raise DeadlineMissed(f"{self.uri} did not answer {kind}")
-            self._receive(100)
-        answer = self._answers.pop(number)
-        if answer["kind"] == "ERROR":
-            raise ConfigError(answer["body"].get("error", "refused"), hint=answer["body"].get("hint", ""))
-        found: dict[str, Any] = answer["body"]
         return found
 
     def close(self) -> None:
@@ -154,8 +136,6 @@ class RemoteRings:
                 raise ConfigError(f"{self.uri} speaks version {message['version']}, this side {VERSION}")
             self.machine, self.rings = message["machine"], message["rings"]
             self._last.clear()
-        elif op == "order":
-            self._answers[message["number"]] = message
         return True
 
     def _take(self, ring: str, records: list[TraceRecord]) -> None:
@@ -170,24 +150,26 @@ class RemoteRings:
         self._last[ring] = records[-1].sequence
         self._records.append((ring, records))
 
-    def _connect(self, uri: str, keys: Path | None) -> zmq.Socket[bytes]:
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        socket.linger = 0
-        socket.rcvhwm = HIGH_WATER
-        try:
-            if not uri.startswith("ipc://"):
-                if keys is None:
-                    raise ConfigError(f"{uri} needs keys", hint="--keys DIR, with viewer.secret and server.public")
-                socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = client_keys(keys)
-            socket.ipv6 = True
-            socket.connect(uri)
-        except zmq.ZMQError as error:
-            socket.close(0)
-            raise ConfigError(f"cannot connect to {uri}: {(error.strerror or '').lower()}") from error
-        except BaseException:
-            socket.close(0)
-            raise
-        return socket
+
+def connect_to_tap(context: zmq.Context[Any], uri: str, keys: Path | None, secret: str) -> zmq.Socket[bytes]:
+    """A socket that talks to the tap at `uri`. `secret` is the key that is needed, for the hint. Raises ConfigError."""
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    socket.linger = 0
+    socket.rcvhwm = HIGH_WATER
+    try:
+        if not uri.startswith("ipc://"):
+            if keys is None:
+                raise ConfigError(f"{uri} needs keys", hint=f"--keys DIR, with {secret} and server.public")
+            socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = client_keys(keys)
+        socket.ipv6 = True
+        socket.connect(uri)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        raise ConfigError(f"cannot connect to {uri}: {(error.strerror or '').lower()}") from error
+    except BaseException:
+        socket.close(0)
+        raise
+    return socket
 
 
 def listen(arguments: argparse.Namespace) -> int:

@@ -45,6 +45,9 @@ SILENCE = 10.0  # seconds after which a viewer that says nothing is forgotten
 PERIOD = 10  # ms between two looks at the rings while somebody looks
 IDLE = 1000  # ms while nobody does
 ASK_PERIOD = 1.0  # seconds between two questions whether the rings are still those
+ORDERS = frozenset(  # what may be ordered from elsewhere (`launcher.control`)
+    ["PS", "PAUSE", "CONT", "STOP", "RESTART", "BREAK", "BREAKS", "BREAK_CLEAR", "HOLD", "QUEUE"]
+)
 MAX_MESSAGE = 1 << 16  # bytes that a viewer may send at once
 CHUNK = 1024  # records in one message
 
@@ -183,12 +186,15 @@ class Tap:
         """Pass an order on to the keeper, for who may give one."""
         if role != "control":
             return "ERROR", {"error": f"this key may look, not order {kind}", "hint": "control.secret may."}
-        if kind not in ("PS", "RESTART", "STOP", "PAUSE", "CONT"):
+        if kind not in ORDERS:
             return "ERROR", {"error": f"{kind} is not done from elsewhere", "hint": ""}
         from launcher.control import connect, request
 
         try:
             with connect(self._body["machine"]) as channel:
+                if kind == "STOP":  # that it is done is seen by the tap's end
+                    channel.send(kind, body)
+                    return "OK", {}
                 return "OK", request(channel, kind, **body)
         except ConfigError as error:
             return "ERROR", {"error": error.message, "hint": error.hint}

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from launcher.control import request
 from launcher.trace import remote
+from launcher.trace.elsewhere import Elsewhere
 from launcher.trace.keys import create
 from launcher.trace.remote import RemoteRings
 from native import Unit
@@ -183,18 +185,16 @@ def test_no_tap_listens_to_a_network_without_keys(tapped: Tapped) -> None:
         tapped.listen("tcp://127.0.0.1:*")
 
 
-def test_a_viewers_key_gives_no_orders(
-    tapped: Tapped, keys: Path, tmp_path: Path, view: Callable[..., RemoteRings]
-) -> None:
+def test_a_viewers_key_gives_no_orders(tapped: Tapped, keys: Path, tmp_path: Path) -> None:
     uri = tapped.listen("tcp://127.0.0.1:*", keys)
-    looking = view(uri, subset(keys, tmp_path / "viewer", "viewer.secret", "viewer.public", "server.public"))
-    with pytest.raises(ConfigError, match="may look, not order RESTART"):
-        looking.order("RESTART", id="blk0")
-    ordering = view(uri, subset(keys, tmp_path / "control", "control.secret", "server.public"))
-    with pytest.raises(ConfigError, match="the machine tapped does not answer"):  # none runs: the order got that far
-        ordering.order("RESTART", id="blk0")
-    with pytest.raises(ConfigError, match="not done from elsewhere"):
-        ordering.order("TRACE_LISTEN", endpoint="tcp://*:1")
+    viewers = subset(keys, tmp_path / "viewer", "viewer.secret", "viewer.public", "server.public")
+    with Elsewhere(uri, viewers) as looking, pytest.raises(ConfigError, match="may look, not order RESTART"):
+        request(looking, "RESTART", id="blk0")
+    with Elsewhere(uri, subset(keys, tmp_path / "control", "control.secret", "server.public")) as ordering:
+        with pytest.raises(ConfigError, match="the machine tapped does not answer"):  # none runs: it got that far
+            request(ordering, "RESTART", id="blk0")
+        with pytest.raises(ConfigError, match="not done from elsewhere"):
+            request(ordering, "TRACE_LISTEN", endpoint="tcp://*:1")
 
 
 def test_who_is_too_slow_knows_what_was_missed(
