@@ -13,12 +13,14 @@ import traceback
 from core.process import CoreProcess
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed
+from proto.logs import lose_what_does_not_fit
 
 START_DEADLINE = 30.0  # seconds the keeper has for the first packet
 
 
 def main() -> int:
     """Run one machine to its end. Returns the process's exit status: 0 after an orderly end, 1 otherwise."""
+    lose_what_does_not_fit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the client
     try:
         channel = Channel.from_environment()

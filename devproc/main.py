@@ -18,12 +18,14 @@ from typing import Any
 
 from proto.channel import DEBUGGED, Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, ProtocolError
+from proto.logs import lose_what_does_not_fit
 
 ORPHAN_STATUS = 0
 
 
 def main() -> int:
     """Be one device until told to stop."""
+    lose_what_does_not_fit()
     if DEBUGGED not in os.environ:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the client
     try:

@@ -25,6 +25,7 @@ from launcher.keeper.child import Child
 from launcher.run.rundir import RunDirectory
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed
+from proto.logs import lose_what_does_not_fit
 
 __all__ = ["main"]
 
@@ -33,6 +34,7 @@ START_DEADLINE = 30.0  # seconds for the client's description
 
 def main(arguments: list[str]) -> int:
     """Entry of the keeper's process. Returns its exit status: 1 when no machine came to be, or by a mistake of ours."""
+    lose_what_does_not_fit()
     name, path, scratch, client_fd, *locks = arguments
     directory = RunDirectory(name, Path(path), Path(scratch), [int(lock) for lock in locks])
     for descriptor in (int(client_fd), *directory.locks):

@@ -466,3 +466,30 @@ def test_a_full_dev_shm_is_an_error_before_the_start(tmp_path: Path) -> None:
     assert answer.stdout.rstrip().endswith("3")
     assert answer.returncode == ExitCode.ERROR
     assert "/dev/shm has no room for guest memory of 64 MiB" in answer.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
+def test_a_run_directory_without_room_loses_logs_and_nothing_else(tmp_path: Path) -> None:
+    """What the keeper and a device print goes nowhere; the device still comes back, and the guest ends as it wants."""
+    device = tmp_path / "talking.py"
+    device.write_text(
+        "from devproc.device import Queue, VirtioDevice\n"
+        "class Talking(VirtioDevice):\n    device_id = 4\n    queues = (Queue('requests', size=8),)\n"
+        "    def handle(self, request):\n"
+        "        print('x' * 100000, flush=True)\n"
+        "        request.write(bytes(request.writable))\n"
+    )
+    words = f"{sys.executable} -P -m launcher"
+    script = (
+        "mount -t tmpfs -o size=1m tmpfs $XDG_RUNTIME_DIR && head -c 900k /dev/zero >$XDG_RUNTIME_DIR/full\n"
+        f"{words} run --guest bundled --detach --device {device}:Talking --append 'cmd=rng,8;sleep,3000;rng,8' && "
+        "cat /dev/zero >>$XDG_RUNTIME_DIR/full\n"
+        f"{words} restart talking0 && {words} ps && {words} stop; echo $?"
+    )
+    answer = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=100, check=False
+    )
+    if "unshare" in answer.stderr:
+        pytest.skip("this container may not mount")
+    assert re.search(r"talking0 +talking +\d+ +running +2 ", answer.stdout), answer
+    assert answer.stdout.endswith("\n0\n"), answer
