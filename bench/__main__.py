@@ -92,6 +92,7 @@ def main() -> int:
     if not options.json:
         print(f"on {host()}")
     for name in options.only or BENCHMARKS:
+        load, started = os.getloadavg()[0], time.monotonic()
         try:
             peer, figures = run_benchmark(name, options.quick, options.json)
         except Missing as error:
@@ -101,9 +102,17 @@ def main() -> int:
             failed = True
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
-        results[name] = {"peer": peer, "figures": [figure.as_dict() for figure in figures]}
+        seconds = round(time.monotonic() - started, 1)
+        results[name] = {
+            "peer": peer,
+            "load": round(load, 2),
+            "seconds": seconds,
+            "figures": [figure.as_dict() for figure in figures],
+        }
+        if not options.json:
+            print(f"  {seconds:.0f} s, host load {load:.1f} before; again: python -m bench --only {name}", flush=True)
         if not options.quick and not options.json:
-            page.update(name, peer, figures)
+            page.update(name, peer, figures, load)
     if options.json:
         print(json.dumps({"host": host(), "results": results}, indent=1))
     else:

@@ -16,7 +16,7 @@ import struct
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.pinning import pinned
@@ -38,19 +38,26 @@ class Case:
     depth: int
     requests: int
     write: bool = False
+    sequential: bool = False
+    cold: bool = False  # the host's page cache has nothing of the image before each run
 
     @property
     def name(self) -> str:
-        return f"{'write' if self.write else 'read'} {self.block // 1024} KiB depth {self.depth}"
+        order = " sequential" if self.sequential else ""
+        where = ", from the disk" if self.cold else ""
+        return f"{'write' if self.write else 'read'} {self.block // 1024} KiB{order} depth {self.depth}{where}"
 
 
 CASES = (
     Case(4096, 1, 20_000),
+    Case(4096, 1, 20_000, write=True),
     Case(4096, 32, 200_000),
     Case(4096, 32, 200_000, write=True),
-    Case(131072, 1, 4_000),
-    Case(131072, 32, 8_000),
-    Case(131072, 32, 8_000, write=True),
+    Case(131072, 1, 4_000, sequential=True),
+    Case(131072, 1, 4_000, write=True, sequential=True),
+    Case(131072, 32, 8_000, sequential=True),
+    Case(131072, 32, 8_000, write=True, sequential=True),
+    Case(4096, 32, 6_000, cold=True),  # the last: it leaves little of the image in the page cache
 )
 
 
@@ -69,6 +76,7 @@ def prepare(ram: memoryview, address: int, driver: Driver, case: Case) -> None:
     driver.total = driver.sent + case.requests
     driver.seed = 1
     driver.blocks = IMAGE_SIZE // case.block
+    driver.sequential = int(case.sequential)
     driver.block_sectors = case.block // 512
     driver.type = int(case.write)
     driver.spin = SPIN
@@ -80,6 +88,7 @@ class Ours:
     name = "bulkhead"
 
     def __init__(self, image: str) -> None:
+        self.image = image
         self.front = FrontEnd("blk", backend=f"file:{image}")
         self.front.start()
         self.front.negotiate()
@@ -106,6 +115,7 @@ class Theirs:
     name = "qemu-storage-daemon"
 
     def __init__(self, image: str) -> None:
+        self.image = image
         try:
             self.daemon = StorageDaemon(image)
         except OSError:
@@ -131,12 +141,21 @@ class Theirs:
 def measure(side: Any, case: Case) -> tuple[float, float]:
     """IOPS, and notifications a request."""
     driver = side.driver
+    if case.cold:
+        forget(side.image)
     prepare(side.ram.view, side.ram.area.address, driver, case)
     before, failed = side.messages(), driver.failed
     seconds = side.run()
     if driver.failed != failed:
         raise RuntimeError(f"{side.name}: {driver.failed - failed} requests failed")
     return case.requests / seconds, (side.messages() - before) / case.requests
+
+
+def forget(image: str) -> None:
+    """What the host's page cache has of it."""
+    with open(image, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def make_image(folder: str, name: str = "disk.img") -> str:
@@ -179,11 +198,11 @@ def main() -> int:
 
 
 def compare(sides: tuple[Any, Any], case: Case, rounds: int, scale: float) -> dict[str, Any]:
-    case = Case(case.block, case.depth, max(100, int(case.requests * scale)), case.write)
+    case = replace(case, requests=max(100, int(case.requests * scale)))
     iops: dict[str, list[float]] = {side.name: [] for side in sides}
     messages = 0.0
     for side in sides:
-        measure(side, Case(case.block, case.depth, max(100, case.requests // 20), case.write))  # warm up
+        measure(side, replace(case, requests=max(100, case.requests // 20)))  # warm up
     for turn in range(rounds):
         for side in sides if turn % 2 else sides[::-1]:
             rate, told = measure(side, case)

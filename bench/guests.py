@@ -34,14 +34,19 @@ def bulkhead(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "launcher", *arguments]
 
 
-def qemu(*arguments: str, disk: str | None = None) -> list[str]:
-    """QEMU with the board that Bulkhead has, and the serial line on standard input and output. Raises Missing."""
+def qemu(*arguments: str, disk: str | None = None, second: str | None = None) -> list[str]:
+    """QEMU with the board that Bulkhead has, and the serial line on standard input and output; the `second` disk is for
+    reading alone. Raises Missing."""
     if not shutil.which(QEMU):
         raise Missing(f"{QEMU} is missing: apt-get install qemu-system-misc")
     command = [QEMU, "-machine", "virt", "-m", "256M", "-display", "none", "-serial", "stdio", "-monitor", "none"]
     command += ["-global", "virtio-mmio.force-legacy=false", *arguments]
     if disk is not None:
-        command += ["-drive", f"file={disk},format=raw,if=none,id=disk", "-device", "virtio-blk-device,drive=disk"]
+        command += ["-drive", f"file={disk},format=raw,if=none,id=disk"]
+        command += ["-device", "virtio-blk-device,drive=disk,bus=virtio-mmio-bus.1"]
+    if second is not None:
+        command += ["-drive", f"file={second},format=raw,if=none,id=second,readonly=on"]
+        command += ["-device", "virtio-blk-device,drive=second,bus=virtio-mmio-bus.0"]
     return command
 
 

@@ -57,13 +57,13 @@ def table(peer: str, figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def section(name: str, peer: str, figures: Sequence[Figure]) -> str:
-    """What stands between the marks."""
+def section(name: str, peer: str, figures: Sequence[Figure], load: float) -> str:
+    """What stands between the marks; `load` is what the host was doing before."""
     rounds = max(figure.decisive.count for figure in figures)
     when = datetime.date.today().isoformat()
     first = "chrt -r 1 " if os.sched_getscheduler(0) == os.SCHED_RR else ""  # before whatever else the host runs
     again = f"`{first}python -m bench --only {name}`"
-    return f"{table(peer, figures)}\n\n{again}; {when}, up to {rounds} rounds, on {host()}."
+    return f"{table(peer, figures)}\n\n{again}; {when}, up to {rounds} rounds, on {host()}, load {load:.1f} before."
 
 
 def replace(text: str, name: str, new: str) -> str:
@@ -75,6 +75,6 @@ def replace(text: str, name: str, new: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n{new}\n{end}", text)
 
 
-def update(name: str, peer: str, figures: Sequence[Figure]) -> None:
+def update(name: str, peer: str, figures: Sequence[Figure], load: float) -> None:
     """Put a benchmark's figures into the page."""
-    PAGE.write_text(replace(PAGE.read_text(), name, section(name, peer, figures)))
+    PAGE.write_text(replace(PAGE.read_text(), name, section(name, peer, figures, load)))

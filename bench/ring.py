@@ -18,9 +18,10 @@ from bench.measure import Figure, Goal, Missing, Run, Sample
 
 PEER = "qemu-storage-daemon"
 GOALS = {
-    "read 4 KiB depth 1": Goal(">=", 1),
-    "read 4 KiB depth 32": Goal(">=", 2),
-    "write 4 KiB depth 32": Goal(">=", 2),
+    "4 KiB depth 1": Goal(">=", 1),
+    "4 KiB depth 32": Goal(">=", 2),
+    "128 KiB sequential depth 1": Goal(">=", 1.2),
+    "128 KiB sequential depth 32": Goal(">=", 1.2),
 }
 MESSAGES_GOAL = Goal("<=", 0.05)
 DEADLINE = 600.0
@@ -60,9 +61,9 @@ def measure(run: Run) -> Iterator[Figure]:
     rows = program("bench.blk_ring", "--rounds", str(rounds), "--scale", "0.1" if run.quick else "1")
     for row in rows:
         case = row["case"]
-        ratio = ratio_of(row, rounds)
-        yield Figure(case, "IOPS", once(row["bulkhead_iops"]), once(row["qemu_iops"]), ratio, GOALS.get(case))
+        ratio, goal = ratio_of(row, rounds), GOALS.get(case.partition(" ")[2])
+        yield Figure(case, "IOPS", once(row["bulkhead_iops"]), once(row["qemu_iops"]), ratio, goal)
     for row in rows:
-        if "4 KiB depth 32" in row["case"]:
+        if row["case"].endswith(" 4 KiB depth 32"):
             told = once(row["messages_per_request"])
             yield Figure(f"messages a request, {row['case']}", "", told, goal=MESSAGES_GOAL)
