@@ -179,6 +179,9 @@ def _new_image(text: str) -> tuple[str, str]:
     inner = parse_uri(uri.target) if uri.scheme == "qcow2" else uri
     if uri.scheme not in ("file", "qcow2") or inner.scheme != "file" or uri.given:
         raise ConfigError(f"{text}: only raw and qcow2 images can be made", hint="For example: qcow2:disk.qcow2")
+    if text.endswith(".qcow2") and ":" not in text:
+        hint = f"For qcow2: qcow2:{text}. If it shall be raw all the same: file:{text}"
+        raise ConfigError(f"{text} would be a raw image", hint=hint)
     if os.path.exists(inner.target):
         raise ConfigError(f"{inner.target} exists already", hint="Remove it first, or choose another name.")
     return uri.scheme, inner.target

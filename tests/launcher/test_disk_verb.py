@@ -207,6 +207,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         (("create", "x", "1000"), "512-byte sectors"),
         (("create", "x", "big"), "not a size"),
         (("create", "disk.img", "1M"), "exists already"),
+        (("create", "x.qcow2", "1M"), "x.qcow2 would be a raw image"),
+        (("convert", "disk.img", "x.qcow2"), "For qcow2: qcow2:x.qcow2"),
         (("create", "vmdk:x", "1M"), "no scheme vmdk"),
         (("create", "nbd://h/x", "1M"), "only raw and qcow2"),
         (("create", "qcow2:x", "1M", "--cluster", "3k"), "power of two"),
