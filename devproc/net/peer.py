@@ -19,7 +19,7 @@ from devproc.net.backend import Peer, Word, parse_uri
 from devproc.net.offload import ETHERNET, FRAME_MAX, HEADER
 from devproc.sandbox import Sandbox
 from proto.channel import Channel
-from proto.errors import BulkheadError, ChannelClosed, ProtocolError
+from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
 
 __all__ = ["PeerProcess"]
 
@@ -53,7 +53,7 @@ class PeerProcess:
             for fd, events in watched:
                 poll.register(fd, events)
             ready = dict(poll.poll(None if timeout is None else timeout * 1000))
-            if ready.pop(channel, 0) and self._channel.told_to_stop():
+            if ready.pop(channel, 0) and self._from_keeper():
                 return
             seen = ready.pop(ours, 0)
             self._full = self._full and not seen & select.POLLOUT
@@ -84,6 +84,17 @@ class PeerProcess:
             self._socket.send(int(word).to_bytes(4, "little"))
         except OSError:
             self._up = None  # said again when it is asked for
+
+    def _from_keeper(self) -> bool:
+        """True when it says STOP. ASK is answered: the loop lives."""
+        try:
+            packet = self._channel.recv(0)
+        except DeadlineMissed:
+            return False
+        packet.close()
+        if packet.kind == "ASK":
+            self._channel.send("ALIVE")
+        return packet.kind == "STOP"
 
     def _from_device(self) -> None:
         for _ in range(BATCH):

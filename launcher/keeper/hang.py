@@ -14,8 +14,9 @@ with what it serves. When nothing has moved for SILENCE seconds of looks that ca
 On a busy host a healthy loop may come to its sleep late, and so to its next beat; but it never sleeps for longer than
 the time between two beats. So what counts as sleep is that it has not run at all from look to look.
 
-Looks that come late count for nothing: then it was the keeper that did not run. A process that has no heartbeat,
-because it is starting or is no device, is only seen to be stopped. What is hung is fenced; `Recovery` does the rest.
+Looks that come late count for nothing: then it was the keeper that did not run. A process behind a network card has no
+page to beat in: it is asked now and then (ASK), and its answer (ALIVE) is its sign of life. A process that is starting,
+or is neither, is only seen to be stopped. What is hung is fenced; `Recovery` does the rest.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ LATE = 0.35  # a look that comes so long after the last one says nothing
 SILENCE = 0.75  # seconds without a sign of life until a process is looked at
 ASLEEP = 0.55  # seconds in which it has not run: longer than a loop that beats ever sleeps
 NAPS = 2.0  # seconds without a sign of life, in short sleeps
+ASK = 2.0  # seconds between two questions to a process that has no heartbeat
 LOOP = 0.4  # seconds of CPU in its own code, with no sign of life, that are a loop
 WAITS_FOR_BACKEND = "waits for its backend"
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -68,6 +70,8 @@ class _Pulse:
     user: float = 0.0  # CPU time when the silence began
     ran: int = -1  # as it was at the last look
     asleep: float = 0.0  # seconds in which it has not run
+    asked: float = 0.0  # when
+    answers: int = 0  # that it had given by then
 
 
 def judge(state: str, burnt: float, waits: bool, asleep: bool = True) -> tuple[str, str]:
@@ -128,7 +132,7 @@ class Hangs:
             pulse = self._pulses[member.id] = _Pulse(child.pid)
         signs = _signs(member)
         if signs is None:
-            alive = not _is_stopped(child.pid)
+            alive = not _is_stopped(child.pid) and self._answers(member, pulse)
         else:
             alive, pulse.signs = signs != pulse.signs, signs
         if alive:
@@ -136,6 +140,18 @@ class Hangs:
             return
         with contextlib.suppress(OSError):
             self._suspect(member, pulse, passed)
+
+    def _answers(self, member: Member, pulse: _Pulse) -> bool:
+        """Has it answered what it was asked, if it was? If so, ask again when it is time."""
+        child, now = member.child, time.monotonic()
+        if child is None or member not in self._supervisor.peers.values() or member.state != "running":
+            return True
+        if pulse.asked and member.answers == pulse.answers:
+            return False
+        if now - pulse.asked >= ASK:
+            pulse.asked, pulse.answers = now, member.answers
+            child.send("ASK")
+        return True
 
     def _suspect(self, member: Member, pulse: _Pulse, passed: float) -> None:
         began = pulse.silent < SILENCE / 2  # most silences are only the time between two beats

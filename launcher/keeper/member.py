@@ -77,6 +77,7 @@ class Member:
         self.wanted = False  # its death is an order, not a failure
         self.away = False  # it says that it waits for somebody, it may be for ever
         self.waits = 0.0  # seconds for which it has been waiting for its backend
+        self.answers = 0  # ALIVE packets, of a process that has no heartbeat
         self.segments: dict[str, Segment] = {}
         self.lines = log_throttle()  # what it may write into logs
         self.sandbox: dict[str, Any] | None = None  # what its process says that it has given up

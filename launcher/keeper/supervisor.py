@@ -485,6 +485,9 @@ class Supervisor:
     def _held(self, member: Member, packet: Packet) -> None:
         self.faults.heard(member, packet)
 
+    def _alive(self, member: Member, packet: Packet) -> None:
+        member.answers += 1
+
     def _inspected(self, member: Member, packet: Packet) -> None:
         self._requests.inspected(packet.body)
 
@@ -516,6 +519,7 @@ class Supervisor:
         "STORE": _store,
         "UNSTORE": _unstore,
         "HELD": _held,
+        "ALIVE": _alive,
     }
 
     # -- death -----------------------------------------------------------------------------------------------------

@@ -5,15 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from launcher.control import connect, events, request
-from launcher.keeper.hang import LOOP, judge, look_at
+from launcher.keeper.hang import LOOK, LOOP, Hangs, judge, look_at
+from launcher.keeper.member import Member
 
 PROMPT = b"> "
 SOON = 2.0  # seconds; about one of them, and that on a host that is not busy
@@ -61,6 +65,67 @@ def test_a_process_that_runs_now_and_then_is_seen_to() -> None:
     before = look_at(me)
     time.sleep(0.001)  # a nap: what a process has run is counted when it stops to
     assert look_at(me).ran > before.ran
+
+
+class Behind:
+    """A process behind a card, and a keeper that asks it. `deaf`: it does not answer."""
+
+    def __init__(self, what: str, deaf: bool) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", what])
+        self.asked, self.fenced = 0, []
+        self.member = Member("net0.user", "peer", None, Path("/dev/null"))
+        self.member.state = "running"
+        self.member.child = SimpleNamespace(pid=self.process.pid, killed=False, debugged=False, send=self.send)  # type: ignore[assignment]
+        self.deaf = deaf
+        keeper: Any = SimpleNamespace(phase="running", core=None, log=lambda text: None)
+        keeper.members = keeper.peers = {"net0.user": self.member}
+        keeper.loop = SimpleNamespace(after=lambda seconds, action: None)
+        keeper.events = SimpleNamespace(publish=lambda *_, **__: None)
+        keeper.recovery = SimpleNamespace(fence=self.fenced.append)
+        self.hangs = Hangs(keeper)
+
+    def send(self, kind: str) -> None:
+        assert kind == "ASK"
+        self.asked += 1
+        self.member.answers += not self.deaf
+
+    def look_until(self, condition: Callable[[], Any]) -> None:
+        """As the keeper does; looks that come late are not counted."""
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(LOOK)
+            self.hangs.watch()
+
+
+@pytest.fixture
+def behind() -> Iterator[Callable[..., Behind]]:
+    made: list[Behind] = []
+
+    def make(what: str, deaf: bool = True) -> Behind:
+        made.append(Behind(what, deaf))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("what", "why"), [("while True: pass", "caught in a loop"), ("import time; time.sleep(1000)", "sleeps")]
+)
+def test_a_process_behind_a_card_that_does_not_answer_is_hung(behind: Any, what: str, why: str) -> None:
+    one = behind(what)
+    one.look_until(lambda: one.fenced)
+    assert why in one.member.reason and one.asked == 1
+
+
+def test_a_process_behind_a_card_that_answers_is_asked_again(behind: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("launcher.keeper.hang.ASK", 0.3)
+    one = behind("import time; time.sleep(1000)", deaf=False)
+    one.look_until(lambda: one.asked == 3)
+    assert one.fenced == []
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ class Process:
             )
         self.channel.send("START", {"id": "peer", "backend": backend}, {"frames": theirs.fileno()})
         theirs.close()
-        self.answer = self.channel.recv(20)
+        self.answer = self.channel.recv(60)
 
     def word(self) -> Word:
         """The next message, which is about the link."""
@@ -253,6 +253,15 @@ def dhcp_discover(mac: bytes) -> bytes:
     total = (total & 0xFFFF) + (total >> 16)
     ip = ip[:10] + struct.pack(">H", 0xFFFF ^ total) + ip[12:]
     return frame(ip + udp + body, to=BROADCAST, source=mac, kind=0x0800)
+
+
+@pytest.mark.parametrize("backend", ["user", "hub:{}/hub"])
+def test_its_keeper_hears_that_it_lives(peer: Any, tmp_path: Path, backend: str) -> None:
+    process = peer(backend.format(tmp_path))
+    for _ in range(2):
+        process.channel.send("ASK")
+        while (packet := process.channel.recv(60)).kind != "ALIVE":
+            assert packet.kind == "LOG"
 
 
 def test_user_offers_a_lease(peer: Any) -> None:
