@@ -13,7 +13,7 @@ from typing import Any
 from devproc.blk.fast import block_loop
 from devproc.fs.fuse.fast import fuse_loop, fuse_pop
 from devproc.fs.fuse.listing import fuse_list
-from devproc.fs.fuse.tables import fuse_index
+from devproc.fs.fuse.tables import fuse_count_file, fuse_count_path, fuse_index
 from devproc.loop import account, call, flush_and_call, pop_now, put_now, wait_for_work
 from devproc.net.fast import net_fits, net_loop, net_queue, net_send
 from devproc.relay.carry import (
@@ -58,6 +58,8 @@ EXPORTS: list[Any] = [
     carry_suspect,
     carry_take,
     flush_and_call,
+    fuse_count_file,
+    fuse_count_path,
     fuse_index,
     fuse_list,
     fuse_loop,

@@ -28,12 +28,13 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x20, 0x4000
+MADV_DONTNEED = 4
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.mprotect.argtypes = libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def map_memory(size: int, protection: int, flags: int, fd: int = -1, offset: int = 0) -> int:
@@ -106,6 +107,12 @@ class Area:
         """The bytes, without a copy; read-only when the area is. Not to be used after `close`."""
         view = memoryview((ctypes.c_ubyte * self.size).from_address(self.address)).cast("B")
         return view if self.writable else view.toreadonly()
+
+    def clear(self) -> None:
+        """All of an area that was allocated is zero again, and its memory is the host's."""
+        if libc.madvise(self.address, self._mapped, MADV_DONTNEED):
+            error = ctypes.get_errno()
+            raise OSError(error, f"cannot clear {self.size} bytes at {self.address:#x}: {os.strerror(error)}")
 
     def close(self) -> None:
         """Forget the area and unmap it; a second call does nothing."""

@@ -36,6 +36,10 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
     "PREADV2": (327, 286),
     "PWRITEV2": (328, 287),
     "STATX": (332, 291),
+    "OPENAT": (257, 56),
+    "MKDIRAT": (258, 34),
+    "UNLINKAT": (263, 35),
+    "SETXATTR": (188, 5),
     "OPENAT2": (437, 437),
 }
 
@@ -70,6 +74,10 @@ GETRANDOM: Final = _number("GETRANDOM")
 PREADV2: Final = _number("PREADV2")
 PWRITEV2: Final = _number("PWRITEV2")
 STATX: Final = _number("STATX")
+OPENAT: Final = _number("OPENAT")
+MKDIRAT: Final = _number("MKDIRAT")
+UNLINKAT: Final = _number("UNLINKAT")
+SETXATTR: Final = _number("SETXATTR")
 OPENAT2: Final = _number("OPENAT2")
 
 FUTEX_WAIT: Final = 0
@@ -78,6 +86,7 @@ FUTEX_WAIT_BITSET: Final = 9  # the timeout is absolute, on CLOCK_MONOTONIC
 FUTEX_PRIVATE: Final = 128
 FUTEX_BITSET_MATCH_ANY: Final = 0xFFFFFFFF
 
+ENOENT: Final = 2
 EINTR: Final = 4
 EAGAIN: Final = 11
 EFAULT: Final = 14

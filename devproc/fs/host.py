@@ -84,6 +84,8 @@ class HostFile:
 class HostTree:
     """What is below one directory. Raises ConfigError when that cannot be shared."""
 
+    read_only = False
+
     def __init__(self, directory: str) -> None:
         self._beneath = Beneath(directory)
 
@@ -123,6 +125,9 @@ class HostTree:
             how = (flags & os.O_ACCMODE) | os.O_TMPFILE | os.O_CLOEXEC
             made = os.open(by_descriptor(fd), how, mapped.host_mode(mode))
             return HostFile(self._begun(made, fd, mode, 0, owner))
+
+    def adopt(self, descriptor: int) -> OpenFile:
+        return HostFile(descriptor)
 
     def hold(self, path: bytes) -> int:
         return self._beneath.open(path, os.O_PATH)
@@ -170,6 +175,10 @@ class HostTree:
             except OSError:
                 os.unlink(name, dir_fd=directory)
                 raise
+
+    def settle(self, path: bytes, mode: int, rdev: int, owner: Owner) -> None:
+        with self._beneath.directory_of(path) as (directory, _), self._beneath.found(path) as fd:
+            os.close(self._begun(os.dup(fd), directory, mode, rdev, owner))
 
     def symlink(self, path: bytes, target: bytes, owner: Owner) -> None:
         with self._beneath.directory_of(path) as (directory, name):

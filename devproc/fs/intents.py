@@ -10,6 +10,7 @@ changes the same names in that moment can deceive this.
 from __future__ import annotations
 
 import os
+import stat
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -78,13 +79,17 @@ class Careful:
         except FileExistsError:
             if not self._made():
                 raise
+            self._tree.settle(path, stat.S_IFREG | stat.S_IMODE(mode), 0, owner)
             return self._tree.open(path, flags & ~os.O_TRUNC)
 
     def mkdir(self, path: bytes, mode: int, owner: Owner) -> None:
-        self._make(path, lambda: self._tree.mkdir(path, mode, owner))
+        if not self._make(path, lambda: self._tree.mkdir(path, mode, owner)):
+            self._tree.settle(path, stat.S_IFDIR | stat.S_IMODE(mode), 0, owner)
 
     def mknod(self, path: bytes, mode: int, rdev: int, owner: Owner) -> None:
-        self._make(path, lambda: self._tree.mknod(path, mode, rdev, owner))
+        if not self._make(path, lambda: self._tree.mknod(path, mode, rdev, owner)):
+            kind = stat.S_IFMT(mode) or stat.S_IFREG
+            self._tree.settle(path, kind | stat.S_IMODE(mode), rdev, owner)
 
     def symlink(self, path: bytes, target: bytes, owner: Owner) -> None:
         self._make(path, lambda: self._tree.symlink(path, target, owner))
@@ -110,13 +115,16 @@ class Careful:
         self._intend(old, new)
         self._tree.rename(old, new, flags)
 
-    def _make(self, path: bytes, effect: Callable[[], None]) -> None:
+    def _make(self, path: bytes, effect: Callable[[], None]) -> bool:
+        """False when a predecessor had made it."""
         try:
             self._intend(path)
             effect()
         except FileExistsError:
             if not self._made():
                 raise
+            return False
+        return True
 
     def _made(self) -> bool:
         """The name was free when this request came first."""

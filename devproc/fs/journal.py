@@ -4,23 +4,26 @@ The memory has two halves; the first word says which one counts. A half is a run
 CRC-32, and (key, value) as msgpack, value None for "gone", or a list of several, which count together. A record counts
 when its length is written, which is done last, so a kill in between leaves the table as it was before. When a half is
 full, the table is written out to the other, and that becomes the one. A change costs a few microseconds.
+
+Machine code of the same process may write records too, where `share` tells it; `news` is what it has written.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgpack
 
 from devproc.device import Device
 from proto.errors import BackendError
 
-__all__ = ["Journal", "kept_journal", "kept_memory", "make_memory"]
+__all__ = ["Journal", "Log", "kept_journal", "kept_memory", "make_memory"]
 
 SIZE = 32 << 20  # sparse: what is not written is not there
 _WORD = struct.Struct("<I")
@@ -57,6 +60,13 @@ def kept_journal(device: Device, name: str) -> Journal:
         os.close(fd)
 
 
+class Log(Protocol):
+    """Where machine code is told of the journal's memory."""
+
+    log_at: int  # the address at which the next record begins: 8 bytes of length and checksum, which are 0
+    log_end: int  # and that which none may reach
+
+
 class Journal:
     """The table in the memory behind a descriptor, which may be closed afterwards."""
 
@@ -65,6 +75,8 @@ class Journal:
         if self._size < SIZE:
             raise BackendError(f"a journal needs {SIZE} bytes")
         self._memory = mmap.mmap(fd, self._size)
+        self._log: Log | None = None
+        self._address = 0
         self._half = self._word(0) & 1
         self.table: dict[int, Any] = {}
         self._at = self._start(self._half)
@@ -108,6 +120,22 @@ class Journal:
         self.table.clear()
         self._compact()
 
+    def share(self, log: Log) -> None:
+        """Machine code writes records, too, from now on."""
+        self._log = log
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._moved()
+
+    def news(self) -> dict[int, Any]:
+        """The keys that machine code has changed since this was last asked, and what they have become."""
+        found: dict[int, Any] = {}
+        if self._word(self._at) != 0:
+            for changes in self._records():
+                found.update(changes)
+            for key, value in found.items():
+                self._apply(key, value)
+        return found
+
     def close(self) -> None:
         self._memory.close()
 
@@ -129,6 +157,7 @@ class Journal:
         _WORD.pack_into(self._memory, at + 4, zlib.crc32(data))
         _WORD.pack_into(self._memory, at, len(data))
         self._at = after
+        self._moved()
         return True
 
     def _compact(self) -> None:
@@ -141,8 +170,16 @@ class Journal:
             if not self._append((key, value)):
                 self._half ^= 1
                 self._at = before
+                self._moved()
                 raise BackendError("the guest has more open than the journal can hold")
         _WORD.pack_into(self._memory, 0, self._half)
+        self._moved()
+
+    def _moved(self) -> None:
+        """The next record begins elsewhere."""
+        if self._log is not None:
+            self._log.log_at = self._address + self._at
+            self._log.log_end = self._address + self._start(self._half) + self._size // 2 - START
 
     def _records(self) -> Iterator[list[Change]]:
         end = self._start(self._half) + self._size // 2 - START

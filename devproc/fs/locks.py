@@ -47,6 +47,9 @@ class Locks:
         self._shelf = shelf
         self._pids: dict[str, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._shelf)
+
     def __contains__(self, identity: Identity) -> bool:
         return any(True for _ in self._of(identity))
 

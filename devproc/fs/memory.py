@@ -142,6 +142,8 @@ class MemoryTree:
     """Files in memory; `nodes` is all there is, by inode. `journal` and `data` are descriptors of memory that outlives
     the process; without them it is the process's own."""
 
+    read_only = False
+
     def __init__(self, journal: int | None = None, data: int | None = None, first_inode: int = ROOT_INODE + 1) -> None:
         kept = make_memory("tree", JOURNAL_SIZE) if journal is None else journal
         self._journal = _Journal(kept)
@@ -194,6 +196,9 @@ class MemoryTree:
     def temporary(self, directory: bytes, flags: int, mode: int, owner: Owner) -> OpenFile:
         fail(errno.EOPNOTSUPP)
 
+    def adopt(self, descriptor: int) -> OpenFile:
+        fail(errno.EOPNOTSUPP)
+
     def hold(self, path: bytes) -> int:
         """Nothing here has a descriptor; see `open_nameless`."""
         fail(errno.EOPNOTSUPP)
@@ -222,6 +227,9 @@ class MemoryTree:
         directory, name = self._free_place(path)
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         self._add(directory, name, kind | (mode & PERMISSIONS), owner, rdev=rdev)
+
+    def settle(self, path: bytes, mode: int, rdev: int, owner: Owner) -> None:
+        """What was made here was made whole."""
 
     def symlink(self, path: bytes, target: bytes, owner: Owner) -> None:
         directory, name = self._free_place(path)

@@ -28,6 +28,9 @@ class Nameless:
         self._tree = tree
         self._shelf = shelf
 
+    def __len__(self) -> int:
+        return len(self._shelf)
+
     def __contains__(self, identity: Identity) -> bool:
         return bool(self._shelf) and _name(identity) in self._shelf
 

@@ -19,8 +19,13 @@ class ReadOnly:
     """Another tree's reading half; everything else is EROFS. Files are opened for reading, so even a mistake in a
     protocol could not write."""
 
+    read_only = True
+
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+
+    def adopt(self, descriptor: int) -> OpenFile:
+        return _ReadOnlyFile(self._tree.adopt(descriptor))
 
     def open(self, path: bytes, flags: int) -> OpenFile:
         if flags & (os.O_ACCMODE | os.O_TRUNC):

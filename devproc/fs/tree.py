@@ -137,6 +137,12 @@ class OpenFile(Protocol):
 class Tree(Protocol):
     """What is shared."""
 
+    read_only: bool
+
+    def adopt(self, descriptor: int) -> OpenFile:
+        """A descriptor that was opened as this tree would have opened it; it is the file's from now on. Raises OSError
+        EOPNOTSUPP when a tree has nothing of the kind."""
+
     def stat(self, path: bytes) -> Attributes: ...
 
     def identity(self, path: bytes) -> tuple[int, int] | None:
@@ -171,6 +177,10 @@ class Tree(Protocol):
     def mkdir(self, path: bytes, mode: int, owner: Owner) -> None: ...
 
     def mknod(self, path: bytes, mode: int, rdev: int, owner: Owner) -> None: ...
+
+    def settle(self, path: bytes, mode: int, rdev: int, owner: Owner) -> None:
+        """What `create`, `mkdir` or `mknod` of a predecessor has made, and perhaps no more than that, becomes what the
+        guest wanted. `mode` has the type bits."""
 
     def symlink(self, path: bytes, target: bytes, owner: Owner) -> None: ...
 

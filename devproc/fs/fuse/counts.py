@@ -67,9 +67,10 @@ class Counts:
         for place, word in words.items():
             self._words[place] = word
 
-    def address(self, place: int) -> int:
-        """Of the word, for machine code."""
-        return self._area.address + 8 * place
+    @property
+    def address(self) -> int:
+        """Of all words, for machine code."""
+        return self._area.address
 
     def close(self) -> None:
         self._words.release()

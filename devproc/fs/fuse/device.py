@@ -76,7 +76,8 @@ class VirtioFsDevice(VirtioDevice):
         self._tree.close()
 
     def reset(self) -> None:
-        self._session.clear()
+        with self._session.in_python():
+            self._session.clear()
 
     def remembered(self) -> dict[str, dict[int, Any]]:
         nodes, counts = self._session.nodes.remembered()
@@ -84,10 +85,14 @@ class VirtioFsDevice(VirtioDevice):
 
     def _ring(self) -> None:
         self._alarm.heard()
-        self._session.waiting.look()
+        with self._session.in_python():
+            self._session.waiting.look()
 
-    def native_loop(self, engine: Any, queues: Any) -> Callable[[], int]:
-        loop, tables = queues.loop, NativeTables(engine, queues.chain.address, self._tree.hold(b""), self.cache)
+    def native_loop(self, engine: Any, queues: Any) -> Callable[[], int] | None:
+        try:
+            loop, tables = queues.loop, NativeTables(engine, queues.chain.address, self._tree, self.cache)
+        except OSError:  # a tree in memory: Python's alone
+            return None
         self._session.nodes.use(tables)
         self._session.packer = Packer(engine)
         self.native_pop = lambda ring, chain: engine.fuse_pop(loop, tables.known, ring)

@@ -46,9 +46,8 @@ def _listing(session: Session, handle: Handle, offset: int) -> Listing:
     """What is in an open directory; nothing when it was removed."""
     if offset == 0 or handle.listing is None:
         node = session.nodes.get(handle.node)
-        if not node.paths:
-            return EMPTY
-        handle.listing = _packed(session, handle) or _read(session, node.path)
+        session.nodes.listed(handle)
+        handle.listing = (_packed(session, handle) or _read(session, node.path)) if node.paths else EMPTY
     return handle.listing
 
 

@@ -1,43 +1,45 @@
-"""The FUSE requests that a guest sends most, in machine code: LOOKUP, GETATTR, READ, WRITE of what is known already.
+"""The FUSE requests that a guest sends most, in machine code: names, attributes, data, files made, opened and removed.
 
-The same answers as `devproc.fs.fuse.session` gives; a test compares them. What is not known here, or fails in any way
-but ENOENT of a LOOKUP, goes to Python, which then does it from the beginning: nothing has been changed. `Known` is a
-cache of nodes and open files that Python keeps up to date (`devproc.fs.fuse.known`); what it has forgotten is slower.
+The same answers as `devproc.fs.fuse.session` gives; tests compare them. What is not known here, or fails in any way but
+ENOENT of a LOOKUP, goes to Python, which then does it from the beginning: nothing has been changed. `Known` is what
+both know of nodes and open files (`devproc.fs.fuse.known`); what machine code changes, it writes to the session's
+journal, where Python reads it before it does anything itself.
 """
 
 from __future__ import annotations
 
-from devproc.fs.fuse.looking import attributes_of, open_known
+from devproc.fs.fuse.looking import attributes_of, close_file, open_known
+from devproc.fs.fuse.making import ENTRY_OUT, create, learn, make_directory
+from devproc.fs.fuse.once import name_path, read_message
+from devproc.fs.fuse.opening import flush, open_directory, open_file, read_directory, release
+from devproc.fs.fuse.removing import forget, remove
 from devproc.fs.fuse.structures import Answer, Attr, GetAttr, InHeader, Statx, Transfer
-from devproc.fs.fuse.tables import NAMES, PATH_ROOM, UNKNOWN, Entry, Known, descriptor_of, entry_at, path_hash, path_of
+from devproc.fs.fuse.tables import PATH_ROOM, UNKNOWN, Entry, Known, descriptor_of, entry_named, path_hash, path_of
 from devproc.loop import Loop, Reason, begin_turn, flush_and_call, lie_down, pop_now, put_now, rest, stop_ring
 from native import (
     addressof,
     fn,
     i64,
-    load8,
     load64,
     local,
     monotonic_ns,
-    store8,
     store64,
     sys,
     syscall,
-    u8,
     u32,
     u64,
     wrap64,
 )
 from proto.ring import Chain, Pop, Ring, chain_iovec, chain_read, chain_write
 
-__all__ = ["fuse_loop", "fuse_pop"]
+__all__ = ["fuse_loop", "fuse_pop", "serve"]
 
 BATCH = 64  # requests taken from one queue before the next is looked at
-LOOKUP, GETATTR, READ, WRITE = 1, 3, 15, 16
+LOOKUP, FORGET, GETATTR, READ, WRITE = 1, 2, 3, 15, 16
+MKDIR, UNLINK, RMDIR, OPEN, RELEASE, FLUSH = 9, 10, 11, 14, 18, 25
+OPENDIR, READDIR, RELEASEDIR, CREATE = 27, 28, 29, 35
 HEADER, TRANSFER, OUT = 40, 40, 16  # bytes of a request's header, of READ's and WRITE's fields, of an answer's header
-ENOENT = 2
 LAST = 0x7FFFFFFFFFFFFFFF
-SLASH, DOT = 47, 46
 
 
 @fn
@@ -57,45 +59,33 @@ def _put(known: Known, chain: Chain, unique: u64, error: u32, answer: Answer, wo
 
 @fn
 def _lookup(known: Known, chain: Chain, head: InHeader) -> bool:
-    length: u64 = chain.readable_bytes - HEADER
-    before: u32 = path_of(known, head.nodeid)
-    if length < 2 or length > 200 or before + u32(length) + 1 > PATH_ROOM or chain.writable_bytes < 144:
+    if chain.writable_bytes < ENTRY_OUT or not read_message(known, chain):
         return False
-    at: u64 = addressof(known.path[0]) + u64(before)
-    if before != 0:
-        store8(at, SLASH)
-        at = at + 1
-    chain_read(chain, HEADER, at, length)
-    if load8(at + length - 1) != 0 or (load8(at) == DOT and length <= 3):
+    size: u32 = name_path(known, head.nodeid, addressof(known.message[0]) + HEADER, chain.readable_bytes - HEADER)
+    if size == 0:
         return False
-    for place in range(length - 1):
-        byte: u8 = load8(at + place)
-        if byte == 0 or byte == SLASH:
-            return False
-    size: u32 = u32(at - addressof(known.path[0]) + length - 1)
     hashed: u64 = path_hash(addressof(known.path[0]), size)
-    fd: i64 = open_known(known, size)
+    fd: i64 = open_known(known, size, known.how.address)
     answer = local(Answer)
     attr = local(Attr)
-    if fd == -ENOENT:
+    if fd == -sys.ENOENT:
         _put(known, chain, head.unique, 0xFFFFFFFE, answer, 0, attr)
         return True
     if fd < 0:
         return False
     seen = local(Statx)
     good: bool = attributes_of(known, u64(fd), seen, attr)
-    syscall(sys.CLOSE, u64(fd), 0, 0, 0, 0, 0)
-    number: u64 = load64(known.names + (hashed & (NAMES - 1)) * 8)
-    if not good or number == 0:
+    close_file(fd)
+    if not good:
         return False
-    entry = Entry(entry_at(known, number))
-    if entry.number != number or entry.length != size or entry.inode != seen.ino:
+    at: u64 = entry_named(known, size, hashed)
+    if at == 0:
+        return learn(known, chain, head.unique, size, seen.ino, attr)
+    entry = Entry(at)
+    if entry.inode != seen.ino or entry.device != known.device:
         return False
-    for letter in range(size):
-        if entry.path[letter] != known.path[letter]:
-            return False
     store64(entry.counter, wrap64(load64(entry.counter) + 1))
-    answer.words[0] = number
+    answer.words[0] = entry.number
     answer.words[1] = 0
     answer.words[2] = known.valid
     answer.words[3] = known.valid
@@ -123,11 +113,11 @@ def _getattr(known: Known, chain: Chain, head: InHeader) -> bool:
         length: u32 = path_of(known, head.nodeid)
         if length > PATH_ROOM:
             return False
-        fd: i64 = open_known(known, length)
+        fd: i64 = open_known(known, length, known.how.address)
         if fd < 0:
             return False
         good = attributes_of(known, u64(fd), seen, attr)
-        syscall(sys.CLOSE, u64(fd), 0, 0, 0, 0, 0)
+        close_file(fd)
     if not good:
         return False
     answer.words[0] = known.valid
@@ -178,18 +168,44 @@ def _transfer(known: Known, chain: Chain, head: InHeader, reading: bool) -> bool
 
 
 @fn
-def _serve(known: Known, chain: Chain) -> bool:
+def serve(known: Known, chain: Chain, queue: u32) -> bool:
     """Answer a request, if it is one of ours."""
-    if chain.error != 0 or chain.readable_bytes < HEADER or chain.writable_bytes < OUT:
+    if chain.error != 0 or chain.readable_bytes < HEADER:
         return False
     head = local(InHeader)
     chain_read(chain, 0, head.address, HEADER)
+    if head.opcode == FORGET:
+        return forget(known, chain, head, queue)
+    if chain.writable_bytes < OUT:
+        return False
     if head.opcode == LOOKUP:
         return _lookup(known, chain, head)
     if head.opcode == GETATTR:
         return _getattr(known, chain, head)
     if head.opcode == READ or head.opcode == WRITE:
         return _transfer(known, chain, head, head.opcode == READ)
+    return _change(known, chain, head, queue)
+
+
+@fn
+def _change(known: Known, chain: Chain, head: InHeader, queue: u32) -> bool:
+    """The same for what changes names or handles."""
+    if head.opcode == OPEN:
+        return open_file(known, chain, head)
+    if head.opcode == FLUSH:
+        return flush(known, chain, head)
+    if head.opcode == RELEASE or head.opcode == RELEASEDIR:
+        return release(known, chain, head)
+    if head.opcode == OPENDIR:
+        return open_directory(known, chain, head)
+    if head.opcode == READDIR:
+        return read_directory(known, chain, head)
+    if head.opcode == CREATE:
+        return create(known, chain, head, queue)
+    if head.opcode == MKDIR:
+        return make_directory(known, chain, head, queue)
+    if head.opcode == UNLINK or head.opcode == RMDIR:
+        return remove(known, chain, head, queue, head.opcode == RMDIR)
     return False
 
 
@@ -202,7 +218,7 @@ def fuse_pop(loop: Loop, known: Known, ring: Ring) -> u32:
         return Pop.CHAIN
     for _ in range(u32(BATCH)):
         found: u32 = pop_now(ring, chain)
-        if found != Pop.CHAIN or not _serve(known, chain):
+        if found != Pop.CHAIN or not serve(known, chain, ring.queue):
             return found
         known.served = known.served + 1
         put_now(ring, chain, known.written, 0)

@@ -111,12 +111,22 @@ class Packer:
         room.raw, room.places, room.spare, room.packed, room.ends = (self._area.address + place for place in at[1:6])
         self._list = engine.fuse_list
 
+    @property
+    def room(self) -> int:
+        """The address of its memory, a `Room`."""
+        return self._room.address
+
     def pack(self, fd: int) -> Listing | None:
         """The directory behind a descriptor; None when Python must read it."""
         status = os.fstat(fd)
         if not self._list(self._room, fd, number_of(status.st_dev, 0), status.st_ino):
             return None
         return Listing(bytes(self._packed[: self._room.length]), self._ends[: self._room.count].tolist())
+
+    def close(self) -> None:
+        for view in (self._ends, self._packed, self._view):
+            view.release()
+        self._area.close()
 
 
 @fn

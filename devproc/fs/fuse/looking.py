@@ -9,7 +9,18 @@ from devproc.fs.fuse.structures import Attr, Statx, Text
 from devproc.fs.fuse.tables import Known
 from native import addressof, fn, i64, local, store8, sys, syscall, u8, u32, u64
 
-__all__ = ["attributes_of", "open_known"]
+__all__ = [
+    "S_IFDIR",
+    "S_IFLNK",
+    "S_IFMT",
+    "S_IFREG",
+    "attributes_of",
+    "close_file",
+    "link_to",
+    "look_at",
+    "open_known",
+    "plain_attributes",
+]
 
 AT_EMPTY_PATH, BASIC_STATS = 0x1000, 0x7FF
 S_IFMT, S_IFDIR, S_IFREG, S_IFLNK = 0o170000, 0o040000, 0o100000, 0o120000
@@ -19,15 +30,20 @@ NONE = 0xFFFFFFFFFFFFFFFF
 
 
 @fn
-def open_known(known: Known, length: u32) -> i64:
-    """Open what `known.path` leads to, without following anything or leaving the directory. The descriptor, or an
-    errno below 0."""
+def open_known(known: Known, length: u32, how: u64) -> i64:
+    """Open what `known.path` leads to as `how` says, without following anything or leaving the directory. The
+    descriptor, or an errno below 0."""
     if length == 0:
         known.path[0] = DOT
         known.path[1] = 0
     else:
         known.path[length] = 0
-    return syscall(sys.OPENAT2, known.root, addressof(known.path[0]), known.how.address, 24, 0, 0)
+    return syscall(sys.OPENAT2, known.root, addressof(known.path[0]), how, 24, 0, 0)
+
+
+@fn
+def close_file(fd: i64) -> None:
+    syscall(sys.CLOSE, u64(fd), 0, 0, 0, 0, 0)
 
 
 @fn
@@ -47,22 +63,29 @@ def _number(text: Text, at: u32, end: u32, base: u32) -> u64:
 
 
 @fn
-def _owner(known: Known, fd: u64, seen: Statx, attr: Attr) -> bool:
-    """What the guest made of a file (`devproc.fs.mapped`). False when that is not simple."""
-    known_at: u64 = addressof(known.link[0]) + 14  # behind "/proc/self/fd/"
+def link_to(known: Known, fd: u64) -> u64:
+    """The address of a path that leads to exactly what a descriptor is open on."""
+    at: u64 = addressof(known.link[0]) + 14  # behind "/proc/self/fd/"
     digits: u64 = 1
     left: u64 = fd
     while left >= 10:
         left = left // 10
         digits = digits + 1
-    store8(known_at + digits, 0)
+    store8(at + digits, 0)
     left = fd
     while digits != 0:
         digits = digits - 1
-        store8(known_at + digits, u8(48 + left % 10))
+        store8(at + digits, u8(48 + left % 10))
         left = left // 10
+    return addressof(known.link[0])
+
+
+@fn
+def _owner(known: Known, fd: u64, seen: Statx, attr: Attr) -> bool:
+    """What the guest made of a file (`devproc.fs.mapped`). False when that is not simple."""
+    link: u64 = link_to(known, fd)
     text = local(Text)
-    size: i64 = syscall(sys.GETXATTR, addressof(known.link[0]), addressof(known.attribute[0]), text.address, 128, 0, 0)
+    size: i64 = syscall(sys.GETXATTR, link, addressof(known.attribute[0]), text.address, 128, 0, 0)
     if size == -sys.ENODATA or size == -sys.EOPNOTSUPP:
         return True
     if size <= 0:
@@ -96,13 +119,22 @@ def _owner(known: Known, fd: u64, seen: Statx, attr: Attr) -> bool:
 
 
 @fn
-def attributes_of(known: Known, fd: u64, seen: Statx, attr: Attr) -> bool:
-    """struct fuse_attr of what a descriptor is open on. False when Python must say."""
-    if syscall(sys.STATX, fd, addressof(known.empty[0]), AT_EMPTY_PATH, BASIC_STATS, seen.address, 0) != 0:
-        return False
+def look_at(known: Known, fd: u64, name: u64, flags: u32, seen: Statx) -> i64:
+    """statx of a name in a directory, or of what a descriptor is open on. Below 0: an errno, or not our file system."""
+    result: i64 = syscall(sys.STATX, fd, name, flags, BASIC_STATS, seen.address, 0)
+    if result != 0:
+        return result
     if (seen.mask & BASIC_STATS) != BASIC_STATS:
-        return False
+        return -1
     if seen.dev_major != known.dev_major or seen.dev_minor != known.dev_minor:
+        return -1
+    return 0
+
+
+@fn
+def plain_attributes(known: Known, fd: u64, seen: Statx, attr: Attr) -> bool:
+    """What a file is to the guest as long as the guest has made nothing else of it. False when Python must say."""
+    if look_at(known, fd, addressof(known.empty[0]), AT_EMPTY_PATH, seen) != 0:
         return False
     kind: u32 = u32(seen.mode) & S_IFMT
     if kind != S_IFREG and kind != S_IFDIR and kind != S_IFLNK:
@@ -125,4 +157,12 @@ def attributes_of(known: Known, fd: u64, seen: Statx, attr: Attr) -> bool:
     attr.rdev = 0
     attr.blksize = seen.blksize
     attr.flags = 0
-    return kind == S_IFLNK or _owner(known, fd, seen, attr)
+    return True
+
+
+@fn
+def attributes_of(known: Known, fd: u64, seen: Statx, attr: Attr) -> bool:
+    """struct fuse_attr of what a descriptor is open on. False when Python must say."""
+    if not plain_attributes(known, fd, seen, attr):
+        return False
+    return (attr.mode & S_IFMT) == S_IFLNK or _owner(known, fd, seen, attr)

@@ -3,13 +3,14 @@
 Both are plain data, kept in a journal that outlives the process: nodes under their numbers, handles under theirs
 negated; how often the guest holds a node is a word beside it (`devproc.fs.fuse.counts`). What a process makes of a
 handle, the open file and the directory listing, a successor makes again when it is used.
+
+Machine code makes and removes nodes and handles, too (`devproc.fs.fuse.fast`): `catch_up` before anything is done here,
+`lend` after it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -55,8 +56,8 @@ class Handle:
 
 
 class Nodes:
-    """All nodes and handles of a session, kept in `journal` and `counts`. `tables`, if there are some, are told of all
-    that changes."""
+    """All nodes and handles of a session, kept in `journal` and `counts`. Machine code's tables, if there are some, are
+    told of all that changes."""
 
     def __init__(self, journal: Journal, counts: Counts) -> None:
         self._journal = journal
@@ -84,8 +85,61 @@ class Nodes:
     def use(self, tables: NativeTables) -> None:
         """Tell these from now on, and what there is already."""
         self._tables = tables
+        tables.known.counts = self._counts.address
+        self._journal.share(tables.known)
         for node in self._nodes.values():
+            tables.count_file(node.identity, 1)
             self._tell(node)
+        for path in self._by_path:
+            tables.count_path(path, 1)
+        self.lend(True)
+
+    def catch_up(self) -> None:
+        """Learn what machine code has changed."""
+        if self._tables is None or not (news := self._journal.news()):
+            return
+        known = self._tables.known
+        self._next_node, self._next_handle = known.next_node, known.next_handle
+        for number, value in news.items():
+            if number > 0:
+                self._node_changed(number, value)
+            elif number > INTENT_KEYS:
+                self._handle_changed(-number, value)
+
+    def lend(self, shelved: bool) -> None:
+        """Machine code goes on. `shelved`: are there locks, or files without names?"""
+        if self._tables is not None:
+            self._tables.lend(self._counts, (self._next_node, self._next_handle), shelved)
+
+    def _node_changed(self, number: int, value: Any) -> None:
+        """Machine code has made, changed or removed a node; the tables and filters know of it."""
+        node = self._nodes.get(number)
+        if node is not None:
+            for path in node.paths:
+                if self._by_path.get(path) is node:
+                    del self._by_path[path]
+        if value is None:
+            if node is not None:
+                del self._nodes[number]
+                if self._by_identity.get(node.identity) is node:
+                    del self._by_identity[node.identity]
+            return
+        identity, paths, place = value
+        if node is None:
+            node = Node(number, (identity[0], identity[1]), paths, place)
+            self._nodes[number] = self._by_identity[node.identity] = node
+        node.paths = paths
+        self._by_path.update(dict.fromkeys(paths, node))
+
+    def _handle_changed(self, number: int, value: Any) -> None:
+        """Machine code has opened or closed a handle; what it closed is closed."""
+        handle = self.handles.pop(number, None)
+        if handle is not None:
+            self._closed(handle.node)
+        if value is not None and self._tables is not None:
+            node, flags = value
+            self.handles[number] = Handle(number, node, flags, self._tables.file(number))
+            self._open[node] += 1
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
@@ -117,7 +171,7 @@ class Nodes:
         self._counts.add(node.place, 1)
         if path not in node.paths:
             node.paths.append(path)
-            self._by_path[path] = node
+            self._name(path, node)
             self._keep(node)
         else:
             self._tell(node)  # another may have had its place
@@ -133,15 +187,16 @@ class Nodes:
         del self._nodes[number]
         del self._by_identity[node.identity]
         for path in node.paths:
-            self._by_path.pop(path, None)
+            self._unname(path)
         self._journal.drop(number)
         self._counts.give(node.place)
         if self._tables is not None:
-            self._tables.node(number, node.identity, 0, [])
+            self._tables.count_file(node.identity, -1)
+            self._tables.gone(number)
 
     def unlinked(self, path: bytes) -> None:
         """Nothing is at `path` any more."""
-        node = self._by_path.pop(path, None)
+        node = self._unname(path)
         if node is not None:
             node.paths.remove(path)
             self._keep(node)
@@ -159,16 +214,30 @@ class Nodes:
 
     def _move(self, moves: dict[bytes, bytes]) -> None:
         changed = [path for path in self._by_path if _moved(path, moves) != path]
-        taken = [(path, _moved(path, moves), self._by_path.pop(path)) for path in changed]
+        taken = [(path, _moved(path, moves), node) for path in changed if (node := self._unname(path)) is not None]
         for old, new, node in taken:
             self.unlinked(new)  # what the host had put there in between
             node.paths[node.paths.index(old)] = new
-            self._by_path[new] = node
+            self._name(new, node)
         for _, _, node in taken:
             self._keep(node)
 
+    def _name(self, path: bytes, node: Node) -> None:
+        """The node is at a path where none was."""
+        self._by_path[path] = node
+        if self._tables is not None:
+            self._tables.count_path(path, 1)
+
+    def _unname(self, path: bytes) -> Node | None:
+        """No node is at a path any more; returns which was."""
+        node = self._by_path.pop(path, None)
+        if node is not None and self._tables is not None:
+            self._tables.count_path(path, -1)
+        return node
+
     def remembered(self) -> tuple[dict[int, Any], dict[int, int]]:
         """All of it as plain tables: nodes and handles, and the counts of nodes by their places."""
+        self.catch_up()
         table = settled(self._journal) | {NEXT_KEY: [self._next_node, self._next_handle]}
         return table, self._counts.at(node.place for node in self._nodes.values())
 
@@ -185,6 +254,7 @@ class Nodes:
         self._open[node] += 1
         self._journal.put(-handle.number, [node, flags])
         self.opened_file(handle)
+        self._tell_handles(node)
         return handle
 
     def handle(self, number: int) -> Handle:
@@ -194,9 +264,13 @@ class Nodes:
 
     def opened_file(self, handle: Handle) -> None:
         """The handle has a file in this process."""
-        if self._tables is not None and handle.file is not None and not handle.flags & os.O_DIRECTORY:
-            with contextlib.suppress(OSError):  # a tree without descriptors
-                self._tables.opened(handle.number, handle.file.descriptor())
+        if self._tables is not None and handle.file is not None:
+            self._tables.opened(handle.number, handle.node, handle.flags, handle.file.descriptor())
+
+    def listed(self, handle: Handle) -> None:
+        """What is in an open directory was read here."""
+        if self._tables is not None:
+            self._tables.listed(handle.number)
 
     def is_open(self, node: int) -> bool:
         """Has the guest a handle of this node?"""
@@ -207,11 +281,10 @@ class Nodes:
         handle = self.handles.pop(number, None)
         if handle is None:
             return None
-        self._open[handle.node] -= 1
-        if self._open[handle.node] <= 0:
-            del self._open[handle.node]
+        self._closed(handle.node)
         self._close_file(handle)
         self._journal.drop(-number)
+        self._tell_handles(handle.node)
         return handle
 
     def clear(self) -> None:
@@ -239,6 +312,8 @@ class Nodes:
             node = Node(self._next_node, identity, [], self._counts.take())
             self._next_node += 1
             self._enter(node)
+            if self._tables is not None:
+                self._tables.count_file(identity, 1)
         return node
 
     def _enter(self, node: Node) -> None:
@@ -246,13 +321,23 @@ class Nodes:
         self._by_identity[node.identity] = node
         self._by_path.update(dict.fromkeys(node.paths, node))
 
+    def _closed(self, node: int) -> None:
+        """One handle of the node less."""
+        self._open[node] -= 1
+        if self._open[node] <= 0:
+            del self._open[node]
+
     def _keep(self, node: Node) -> None:
         self._journal.put(node.number, [node.identity, node.paths, node.place])
         self._tell(node)
 
     def _tell(self, node: Node) -> None:
         if self._tables is not None:
-            self._tables.node(node.number, node.identity, self._counts.address(node.place), node.paths)
+            self._tables.node(node.number, node.identity, node.place, self._open.get(node.number, 0), node.paths)
+
+    def _tell_handles(self, number: int) -> None:
+        if self._tables is not None and number in self._nodes:
+            self._tell(self._nodes[number])
 
     def _close_file(self, handle: Handle) -> None:
         if handle.file is not None:

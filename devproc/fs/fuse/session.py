@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 
 from devproc.fs.fuse.counts import Counts
@@ -93,8 +93,19 @@ class Session:
         self.request: Request  # the one being answered: READ and WRITE move their data themselves
         self.rest = b""  # what follows the fields of the request
 
+    @contextlib.contextmanager
+    def in_python(self) -> Iterator[None]:
+        """Where machine code serves the session, too: whatever is done here is done with this."""
+        self.nodes.catch_up()
+        yield
+        self.nodes.lend(bool(self.nameless) or bool(self.locks))
+
     def handle(self, request: Request) -> None:
         """Answer one request. A message without a whole header, or without room for an answer, gets nothing."""
+        with self.in_python():
+            self._handle(request)
+
+    def _handle(self, request: Request) -> None:
         head = request.read(IN_HEADER.size)
         if len(head) < IN_HEADER.size:
             return
@@ -167,6 +178,7 @@ class Session:
 
     def close(self) -> None:
         """The end of this process, not of the session."""
+        self.nodes.catch_up()
         self.nodes.close_files()
         self.nameless.close()
         self.locks.close()

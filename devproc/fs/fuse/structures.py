@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from native import Array, Record, plain, u8, u16, u32, u64
 
-__all__ = ["Answer", "Attr", "GetAttr", "How", "InHeader", "Statx", "Text", "Transfer"]
+__all__ = ["Answer", "Attr", "GetAttr", "How", "InHeader", "Made", "Statx", "Text", "Transfer"]
 
 
 class How(Record):
@@ -99,6 +99,19 @@ class Attr(Record):
     rdev: u32
     blksize: u32
     flags: u32
+
+
+class Made(Record):
+    """A whole answer of CREATE; what others answer is the beginning of it."""
+
+    total: u32
+    error: u32
+    unique: u64
+    words: Array[u64] = plain(count=5)
+    attr: Attr
+    fh: u64
+    flags: u32
+    padding: u32
 
 
 class Text(Record):

@@ -1,45 +1,80 @@
-"""The tables of what the machine code of FUSE knows: nodes by number and by path, open files by handle.
+"""What the machine code of FUSE knows: nodes by number and by path, open files by handle, and what it may hand out.
 
-Private to the process and no more than a cache: each place is taken by the latest whose number leads there, and what is
-not found goes to Python. `devproc.fs.fuse.known` fills them.
+Private to the process. The tables are no more than a cache: each place is taken by the latest whose number leads there,
+and what is not found goes to Python. `devproc.fs.fuse.known` fills them. The filters are complete: where one of them is
+0, no node has such a path, or is such a file, at all; so machine code may make one.
 """
 
 from __future__ import annotations
 
 from devproc.fs.fuse.structures import How
-from native import Array, Record, addressof, fn, load8, plain, store64, u8, u32, u64, wrap64
+from native import (
+    Array,
+    Record,
+    addressof,
+    fn,
+    load8,
+    load16,
+    load64,
+    plain,
+    store16,
+    store64,
+    u8,
+    u16,
+    u32,
+    u64,
+    wrap16,
+    wrap64,
+)
 from proto.ring import MAX_SEGMENTS, Iovec
 
 __all__ = [
     "ENTRIES",
+    "FILTER",
+    "MESSAGE_MAX",
     "NAMES",
     "OPENS",
     "PATH_ROOM",
+    "PLACES",
+    "ROOT",
     "UNKNOWN",
     "Entry",
     "Known",
     "Open",
     "descriptor_of",
     "entry_at",
+    "entry_named",
+    "fuse_count_file",
+    "fuse_count_path",
     "fuse_index",
+    "known_file",
+    "known_path",
+    "open_at",
     "path_hash",
     "path_of",
 ]
 
-ENTRIES, NAMES, OPENS = 1 << 14, 1 << 15, 1 << 10  # places; each is one node's, name's or handle's, by its number
+ENTRIES, NAMES, OPENS = 1 << 14, 1 << 15, 1 << 16  # places; each is one node's, name's or handle's, by its number
+FILTER = 1 << 20  # counters of paths, and as many of files
+STUCK = 0xFFFF  # a counter that came so far stays there
+PLACES = 1024  # of the counts of nodes that machine code may give to new ones
 PATH_ROOM = 208
+MESSAGE_MAX = 512  # bytes of a request that is carried out once
 ROOT = 1
 UNKNOWN = 0xFFFFFFFFFFFFFFFF
+GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Entry(Record):
-    """A node with one name."""
+    """A node with one name, or with none."""
 
     number: u64  # 0: nobody
     device: u64
     inode: u64
     counter: u64  # address of how often the guest holds it
-    length: u32
+    place: u32  # of that among the counts
+    handles: u32  # that are open
+    length: u32  # of the path; 0: it has no name
     padding: u32
     path: Array[u8] = plain(count=PATH_ROOM)
 
@@ -48,7 +83,10 @@ class Open(Record):
     """An open file."""
 
     number: u64  # 0: nobody
-    fd: u64
+    node: u64
+    fd: u32
+    flags: u32
+    spare: u64
 
 
 class Known(Record):
@@ -66,14 +104,37 @@ class Known(Record):
     entries: u64  # addresses of the three tables
     names: u64
     opens: u64
+    filters: u64  # address of the counters: of paths, then of files
+    counts: u64  # address of the words of all places
+    device: u64  # the file system's number, as stat has it
+    next_node: u64  # numbers that nobody has had
+    next_handle: u64
+    log_at: u64  # where the next record of the journal goes (`devproc.fs.journal`), and what none may reach
+    log_end: u64
+    cursor: u64  # in the record that is being written
+    unread: u32  # records that Python has not seen
+    free: u32  # how many of `places` there are
+    read_only: u32
+    shelved: u32  # not 0: there are locks, or files without names, which Python must look after
+    room: u64  # address of the Room for listings; the handle whose listing is there, and whether more of it is to come
+    listed: u64
+    unfinished: u32
+    digest: u32  # of the request that is carried out once, and the journal's key of its intent
+    intent: u64
     pending: u32  # queue + 1 of a chain that was popped and is Python's
     written: u32
     served: u64
-    how: How
+    how: How  # to look at something,
+    above_how: How  # to come at what is in a directory,
+    list_how: How  # and to read one
     empty: Array[u8] = plain(count=8)  # the path of what a descriptor stands for
     attribute: Array[u8] = plain(count=32)  # its name, ended by zero
     link: Array[u8] = plain(count=48)  # "/proc/self/fd/" and a number
     path: Array[u8] = plain(count=512)
+    above: Array[u8] = plain(count=PATH_ROOM + 8)  # of the directory that a name is in
+    name: u64  # address of the name in `path`
+    message: Array[u8] = plain(count=MESSAGE_MAX)
+    places: Array[u32] = plain(count=PLACES)
     iovec: Array[Iovec] = plain(count=MAX_SEGMENTS)
 
 
@@ -93,31 +154,87 @@ def entry_at(known: Known, number: u64) -> u64:
 
 
 @fn
-def fuse_index(known: Known, number: u64, device: u64, inode: u64, counter: u64, length: u32) -> None:
-    """A node is at the path that `known.path` begins with; length 0 (and 4 GiB and so on): at none that is known."""
+def fuse_index(known: Known, number: u64, device: u64, inode: u64, place: u32, handles: u32, length: u32) -> None:
+    """A node is at the path that `known.path` begins with; with length 0 it has no name."""
     entry = Entry(entry_at(known, number))
-    if length == 0 or length > PATH_ROOM:
-        if entry.number == number:
-            entry.number = 0
-        return
     entry.number = number
     entry.device = device
     entry.inode = inode
-    entry.counter = counter
+    entry.counter = known.counts + u64(place) * 8
+    entry.place = place
+    entry.handles = handles
     entry.length = length
-    for place in range(length):
-        entry.path[place] = known.path[place]
-    hashed: u64 = path_hash(addressof(known.path[0]), length)
-    store64(known.names + (hashed & (NAMES - 1)) * 8, number)
+    for letter in range(length):
+        entry.path[letter] = known.path[letter]
+    if length != 0:
+        hashed: u64 = path_hash(addressof(known.path[0]), length)
+        store64(known.names + (hashed & (NAMES - 1)) * 8, number)
+
+
+@fn
+def entry_named(known: Known, length: u32, hashed: u64) -> u64:
+    """The address of the node that is at the path in `known.path`; 0 when it is not known."""
+    number: u64 = load64(known.names + (hashed & (NAMES - 1)) * 8)
+    if number == 0:
+        return 0
+    entry = Entry(entry_at(known, number))
+    if entry.number != number or entry.length != length:
+        return 0
+    for letter in range(length):
+        if entry.path[letter] != known.path[letter]:
+            return 0
+    return entry.address
+
+
+@fn
+def _count(counter: u64, change: u32) -> None:
+    """Change a counter of a filter, by 1 or by 0xFFFF for -1."""
+    value: u16 = load16(counter)
+    if value != STUCK:
+        store16(counter, wrap16(value + u16(change)))
+
+
+@fn
+def _path_counter(known: Known, hashed: u64) -> u64:
+    return known.filters + (wrap64(hashed * GOLDEN) >> 44) * 2
+
+
+@fn
+def _file_counter(known: Known, device: u64, inode: u64) -> u64:
+    return known.filters + (FILTER + (wrap64((inode ^ wrap64(device * GOLDEN)) * GOLDEN) >> 44)) * 2
+
+
+@fn
+def known_path(known: Known, hashed: u64) -> bool:
+    """May a node be at a path with this hash?"""
+    return load16(_path_counter(known, hashed)) != 0
+
+
+@fn
+def known_file(known: Known, device: u64, inode: u64) -> bool:
+    """May this file have a node?"""
+    return load16(_file_counter(known, device, inode)) != 0
+
+
+@fn
+def fuse_count_path(known: Known, length: u32, change: u32) -> None:
+    """A node is at the path in `known.path` (1), or no longer (0xFFFF)."""
+    _count(_path_counter(known, path_hash(addressof(known.path[0]), length)), change)
+
+
+@fn
+def fuse_count_file(known: Known, device: u64, inode: u64, change: u32) -> None:
+    """A file has a node (1), or no longer (0xFFFF)."""
+    _count(_file_counter(known, device, inode), change)
 
 
 @fn
 def path_of(known: Known, nodeid: u64) -> u32:
-    """Write a node's path to `known.path`. Returns its length; 512 when it is not known."""
+    """Write a node's path to `known.path`. Returns its length; 512 when it is not known, or has none."""
     if nodeid == ROOT:
         return 0
     entry = Entry(entry_at(known, nodeid))
-    if entry.number != nodeid:
+    if entry.number != nodeid or entry.length == 0:
         return 512
     for place in range(entry.length):
         known.path[place] = entry.path[place]
@@ -125,9 +242,18 @@ def path_of(known: Known, nodeid: u64) -> u32:
 
 
 @fn
+def open_at(known: Known, fh: u64) -> u64:
+    """The address of a handle's place."""
+    return known.opens + (fh & (OPENS - 1)) * 32
+
+
+@fn
 def descriptor_of(known: Known, fh: u64) -> u64:
     """An open file's; UNKNOWN when it is not known."""
-    place = Open(known.opens + (fh & (OPENS - 1)) * 16)
+    place = Open(open_at(known, fh))
     if fh == 0 or place.number != fh:
         return UNKNOWN
-    return place.fd
+    return u64(place.fd)
+
+
+assert Entry.size() == 256 and Open.size() == 32  # as `entry_at` and `open_at` have it

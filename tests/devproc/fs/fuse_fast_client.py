@@ -1,0 +1,146 @@
+"""A FUSE client whose session is served as in a device process: by machine code, and by Python what that leaves."""
+
+from __future__ import annotations
+
+import os
+import struct
+from functools import cache
+
+from fuse_client import Client
+from ninep_client import request
+
+from devproc.engine import load_engine
+from devproc.fs.fuse.fast import serve
+from devproc.fs.fuse.known import NativeTables
+from devproc.fs.fuse.messages import Opcode
+from devproc.fs.intents import INTENT_KEYS
+from devproc.fs.journal import Journal
+from native import Unit
+from native.memory import Area
+from proto.ring import Chain
+
+ROOM = 1 << 17  # bytes of a request, and as many of an answer
+
+
+@cache
+def machine_code():
+    """`serve`, compiled."""
+    return Unit("fuse-test", exports=[serve]).load().serve
+
+
+class FastClient(Client):
+    """`served` counts what machine code answered, `left` what it left to Python. `pieces`: into how many buffers a
+    request and its answer are cut."""
+
+    def __init__(self, directory, read_only=False, cache=0, run=None, pieces=3):
+        self.area = Area.allocate(Chain.size() + 2 * ROOM)
+        self.view = self.area.view()
+        self.chain = Chain(self.area.address, self.area)
+        self.run, self.pieces = run or machine_code(), pieces
+        self.served, self.left = 0, 0
+        super().__init__(directory, read_only, cache)
+
+    def make_session(self):
+        session = super().make_session()
+        self.tables = NativeTables(load_engine(), self.chain.address, self.tree, self.cache)
+        session.nodes.use(self.tables)
+        return session
+
+    def successor(self):
+        self.session.close()
+        self.tables.close()
+        self.session = self.make_session()
+
+    def killed(self):
+        """A child of this process was killed in its place: what it has changed meanwhile is no news for us."""
+        for part in (self.session.nodes, self.session.nameless, self.session.locks):
+            part.close_files() if part is self.session.nodes else part.close()
+        self.tables.close()
+        self.session = self.make_session()
+
+    def raw(self, data, room=8192, again=False, head=0):
+        self.lay_out(data, room, again, head)
+        if self.run(self.tables.known, self.chain, 0):
+            self.served += 1
+            return bytes(self.view[Chain.size() + ROOM :][: self.tables.known.written])
+        self.left += 1
+        made, answer = request(data, room, bool(self.chain.again))
+        made.head = head
+        self.session.handle(made)
+        return bytes(answer[: made.written])
+
+    def lay_out(self, data, room, again, head):
+        """The chain of a request, as `ring_pop` would have it."""
+        chain = self.chain
+        chain.head, chain.error, chain.again = head, 0, int(again)
+        begin = Chain.size()
+        self.view[begin : begin + len(data)] = data
+        number = 0
+        for at, size in ((begin, len(data)), (begin + ROOM, room)):
+            step = max(1, -(-size // self.pieces))
+            for offset in range(0, size, step):
+                segment = chain.segments[number]
+                segment.host, segment.length = self.area.address + at + offset, min(step, size - offset)
+                number += 1
+            if at == begin:
+                chain.readable = number
+        chain.writable, chain.readable_bytes, chain.writable_bytes = number - chain.readable, len(data), room
+
+    def close(self):
+        super().close()
+        self.view.release()
+        self.tables.close()
+        self.area.close()
+
+
+LOOKED_AT = (Opcode.LOOKUP, Opcode.CREATE, Opcode.MKDIR, Opcode.LINK)  # answers with struct fuse_entry_out
+
+
+def plain(answer, opcode):
+    """An answer without what is another's on another directory: inodes and times."""
+    data = bytearray(answer)
+    at = 16 + 40 if opcode in LOOKED_AT else 32 if opcode in (Opcode.GETATTR, Opcode.SETATTR) else 0
+    if at and len(data) > 16:
+        data[at : at + 8] = bytes(8)
+        data[at + 24 : at + 60] = bytes(36)
+    if opcode == Opcode.READDIR:
+        at = 16
+        while at < len(data):
+            data[at : at + 8] = bytes(8)
+            at += 24 + struct.unpack_from("<I", data, at + 16)[0] + 7 & ~7
+    return bytes(data)
+
+
+def tree(directory):
+    """All that is below a directory, with what the guest made of it."""
+    found = {}
+    for place, directories, files in os.walk(directory):
+        for name in directories + files:
+            path = os.path.join(place, name)
+            seen = os.lstat(path)
+            owner = os.getxattr(path, "user.bulkhead.owner") if "user.bulkhead.owner" in os.listxattr(path) else None
+            found[os.path.relpath(path, directory)] = (seen.st_mode, seen.st_size, owner)
+    return found
+
+
+def kept(client):
+    """What a successor would find, without what is another's on another directory."""
+    table = Journal(client.memory).table
+    plain_values = {}
+    for key, value in table.items():
+        if key > 0:
+            plain_values[key] = value[1]
+        elif key > INTENT_KEYS:
+            plain_values[key] = value
+    return plain_values
+
+
+def state(client):
+    """What Python knows."""
+    client.session.nodes.catch_up()
+    nodes = client.session.nodes
+    assert {node.number for node in nodes._by_path.values()} <= set(nodes._nodes)
+    assert {node.number for node in nodes._by_identity.values()} == set(nodes._nodes)
+    held = {number: (node.paths, nodes._counts._words[node.place]) for number, node in nodes._nodes.items()}
+    handles = {number: (handle.node, handle.flags) for number, handle in nodes.handles.items()}
+    return held, handles, dict(nodes._open), (nodes._next_node, nodes._next_handle)
