@@ -211,14 +211,15 @@ class Runtime:
         except ProtocolError as error:
             self.log(f"{self.device.id}: dropped a message: {error.describe()}", 30)
 
-    def _from_keeper(self) -> None:
+    def _from_keeper(self) -> bool:
+        """Take what the keeper says. False: nothing, or it is gone."""
         try:
             packet = self._channel.recv(0)
         except DeadlineMissed:
-            return
+            return False
         except ChannelClosed:
             self.stopping = True
-            return
+            return False
         tap = packet.fds.pop("tap", None)
         rules = packet.fds.pop("rules", None)
         packet.close()
@@ -234,6 +235,7 @@ class Runtime:
             self._begin_recording()
         elif packet.kind == "TELL":
             self.device.told(str(packet.body.get("kind", "")), packet.body)
+        return True
 
     # -- rules -----------------------------------------------------------------------------------------------------
 
@@ -250,8 +252,9 @@ class Runtime:
         return self._queues.breaks.patience(HEARTBEAT) if self._queues is not None else HEARTBEAT
 
     def _tend_breaks(self) -> None:
-        """Let go what was delayed long enough, and tell the keeper what is held."""
-        if self._queues is not None and self._queues.breaks.watched:
+        """Let go what was delayed long enough, and tell the keeper what is held. A candidate holds nothing, and does
+        not speak for the device."""
+        if self._queues is not None and self._queues.breaks.watched and not self._candidate:
             self._queues.breaks.tick()
             if self._queues.breaks.changed:
                 self._tell("HELD", self._queues.breaks.report())
@@ -361,7 +364,8 @@ class Runtime:
 
     def _take_over(self) -> None:
         """The predecessor is fenced: this process is the device now."""
-        self._from_keeper()  # what it said before, if it did: a tap
+        while self._from_keeper():  # what it said before, if it did: a tap, rules
+            pass
         self._candidate = False
         _write_word(self._pages.device, "awake", 0)
         _write_word(self._pages.device, "epoch", self._epoch)

@@ -24,6 +24,7 @@ from proto.faults import RULES_MAX, RULES_SIZE, TALLY_SIZE, Rule, Tally
 from proto.room import Room
 
 if TYPE_CHECKING:
+    from launcher.keeper.child import Child
     from launcher.keeper.supervisor import Supervisor
 
 __all__ = ["ORDERS", "Faults"]
@@ -87,6 +88,13 @@ class Faults:
         assert record.segment is not None
         return {"rules": [rule.as_dict() for rule in record.rules.values()]}, {"rules": record.segment.fd}
 
+    def tell(self, member: Member, child: Child) -> None:
+        """The rules as they are now, to the device's process, or to the one that is about to be it."""
+        record = self._records.get(member.id)
+        if record is not None and record.segment is not None:
+            rules = [rule.as_dict() for rule in record.rules.values()]
+            child.send("RULES", {"rules": rules}, {"rules": record.segment.fd})
+
     def heard(self, member: Member, packet: Packet) -> None:
         """HELD: which rules are in force, and what they hold."""
         body = packet.body
@@ -98,9 +106,10 @@ class Faults:
         record.in_force = member.epoch, int(body.get("rules", 0))
 
     def died(self, member: Member) -> None:
-        """A process is dead: what it held, nobody does now."""
+        """A process is dead: what it held, nobody does now. One that spoke for no device yet, as a candidate of a swap,
+        held nothing."""
         record = self._records.get(member.id)
-        if record is not None and member.epoch >= record.in_force[0]:
+        if record is not None and member.epoch == record.in_force[0]:
             record.held, record.more, record.in_force = [], 0, (0, -1)
             if not record.rules:
                 record.empty_room()
@@ -219,12 +228,10 @@ class Faults:
 
     def _tell(self, id: str) -> None:
         """A process that runs; one that is being started finds them in its START, or here, later."""
-        record, member = self._records[id], self._supervisor.members[id]
-        record.tally()
-        assert record.segment is not None
+        member = self._supervisor.members[id]
+        self._records[id].tally()
         if member.child is not None and member.started and not self._supervisor.quarantine.stands_in(member):
-            rules = [rule.as_dict() for rule in record.rules.values()]
-            member.child.send("RULES", {"rules": rules}, {"rules": record.segment.fd})
+            self.tell(member, member.child)
 
 
 def _row(row: Any) -> dict[str, Any] | None:

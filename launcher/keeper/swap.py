@@ -229,6 +229,7 @@ class Swap:
             return
         reset_device_page(self.member.segments["device_to_core"].view(), self.new.epoch)
         self._supervisor.recordings.tell(self.member, self.new.child)
+        self._supervisor.faults.tell(self.member, self.new.child)
         self._tell_core("adopt")
         self._deadline(ADOPT_DEADLINE, ("adopt",), f"it did not take over within {ADOPT_DEADLINE:.0f} s")
 
