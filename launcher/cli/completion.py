@@ -134,7 +134,8 @@ def _bash() -> str:
             pattern = "|".join(f'"{verb.name} {name}"' for name in word.names)
             values.append(f"    {pattern}) {_bash_value(word.takes)}; return ;;")
         if verb.completes:
-            positionals.append(f"        {verb.name}) {_bash_words(verb.completes)} ;;")
+            words = verb.completes.replace("files", "").strip()  # bash completes with files what nothing else fits
+            positionals.append(f"        {verb.name}) {_bash_words(words)} ;;")
     return _BASH.format(
         verbs=" ".join(verb.name for verb in VERBS),
         values="\n".join(values),
@@ -144,7 +145,10 @@ def _bash() -> str:
 
 
 def _bash_words(what: str) -> str:
-    words = f"$(bulkhead completion {what} 2>/dev/null)" if what in ("machines", "processes") else what
+    words = " ".join(
+        f"$(bulkhead completion {word} 2>/dev/null)" if word in ("machines", "processes") else word
+        for word in what.split()
+    )
     return f'COMPREPLY=($(compgen -W "{words}" -- "$word"))'
 
 
@@ -188,12 +192,14 @@ def _zsh() -> str:
     cases = []
     for verb in VERBS:
         specs = [_zsh_option(name, word) for word in options_of(verb) for name in word.names]
-        if verb.completes == "processes":
-            specs.append("'*:process:{_bulkhead_names processes}'")
-        elif verb.completes:
-            specs.append(f"'*:word:({verb.completes})'")
+        if verb.completes:
+            specs.append(f"'*:word:{{{'; '.join(_zsh_word(word) for word in verb.completes.split())}}}'")
         cases.append(f"    {verb.name}) _arguments " + " ".join(specs) + " ;;")
     return _ZSH.format(verbs="\n".join(verbs), cases="\n".join(cases))
+
+
+def _zsh_word(word: str) -> str:
+    return {"processes": "_bulkhead_names processes", "files": "_files"}.get(word, f"compadd -- {word}")
 
 
 def _zsh_option(name: str, word: Word) -> str:
@@ -221,9 +227,9 @@ def _fish() -> str:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in word.names)
             line = f"complete -c bulkhead -n {condition} {names} -d {shlex.quote(word.help)}"
             lines.append(line + _fish_value(word.takes))
-        if verb.completes:
-            words = "(bulkhead completion processes)" if verb.completes == "processes" else verb.completes
-            lines.append(f"complete -c bulkhead -n {condition} -a {shlex.quote(words)}")
+        for word in verb.completes.split():
+            words = "(bulkhead completion processes)" if word == "processes" else word
+            lines.append(f"complete -c bulkhead -n {condition} " + ("-F" if word == "files" else f"-a '{words}'"))
     return "\n".join(lines) + "\n"
 
 

@@ -29,7 +29,7 @@ class Verb:
     takes_command: bool = False  # `-- COMMAND` may follow
     sweeps: bool = True  # removes what dead machines left before it begins
     group: str = "machine"  # of `launcher.cli.verbs.GROUPS`: where `bulkhead --help` lists it
-    completes: str = ""  # what its own words are: "processes" of running machines, or choices between blanks
+    completes: str = ""  # its own words, for shells: choices between blanks; "processes" of machines, and "files", too
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the verb's own arguments."""

@@ -59,7 +59,7 @@ VERBS = (
             ("bulkhead swap mydev0 depth=32", "a property"),
         ),
         group="change",
-        completes="processes",
+        completes="processes files",
     ),
     Verb(
         "mirror",
@@ -75,7 +75,7 @@ VERBS = (
             ("bulkhead mirror blk0 --cancel", ""),
         ),
         group="change",
-        completes="processes",
+        completes="processes files",
     ),
     Verb(
         "commit",

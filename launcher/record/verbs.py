@@ -35,6 +35,7 @@ VERBS = (
             ("bulkhead export boot.rec --to json --no-payload", ""),
         ),
         sweeps=False,
+        completes="files",
         group="traffic",
     ),
 )

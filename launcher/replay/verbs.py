@@ -20,6 +20,7 @@ VERBS = (
             ("bulkhead replay ~/.local/state/bulkhead/crashes/vm1/20261121-120107.332-blk0", "what killed a device"),
         ),
         sweeps=False,
+        completes="files",
         group="traffic",
     ),
 )

@@ -56,6 +56,7 @@ VERBS = (
             ("bulkhead run --disk remote:keys=keys://server:5757", "on the other host"),
         ),
         sweeps=False,
+        completes="files",
         group="remote",
     ),
 )

@@ -400,6 +400,25 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert complete("bulkhead", "run", "--mem") == ["--memory"]
     assert complete("bulkhead", "run", "--guest", "") == ["debian", "bundled"]
     assert complete("bulkhead", "run", "--", "--mem") == []
+    assert complete("bulkhead", "disk", "re") == ["resize"]
+    assert complete("bulkhead", "replay", "r") == []  # then bash completes files, as the script tells it to
+
+
+def test_fish_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("needs fish")
+    (tmp_path / "script").write_text(printed(capsys, "completion", "fish"))
+    (tmp_path / "boot.rec").touch()
+
+    def complete(line: str) -> list[str]:
+        words = ["fish", "--no-config", "-c", f"source script; complete -C '{line}'"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+        return [answer.partition("\t")[0] for answer in done.stdout.splitlines()]
+
+    assert complete("bulkhead res") == ["restart"]
+    assert complete("bulkhead run --guest ") == ["bundled", "debian"]
+    assert complete("bulkhead disk re") == ["resize"]
+    assert complete("bulkhead replay boo") == complete("bulkhead disk info boo") == ["boot.rec"]
 
 
 def test_doctor_knows_this_host(capsys: pytest.CaptureFixture[str]) -> None:
