@@ -2,6 +2,7 @@
 
 import time
 
+from core.board.clock import board_time, freeze_clock, thaw_clock
 from core.board.poll import board_tick, next_deadline_ns
 from core.board.rtc import rtc_read, rtc_write
 from core.board.state import NEVER
@@ -54,6 +55,20 @@ def test_an_alarm_rings_when_a_hart_looks_after_its_time(bench):
     board_tick(bench.harts[0])
     assert bench.board.plic.level == IRQ_LEVEL
     assert next_deadline_ns(bench.harts[0]) == NEVER
+
+
+def test_a_paused_machine_s_clock_runs_on_as_qemu_s_does_and_rings_afterwards(bench):
+    """QEMU's goldfish RTC follows the host (`-rtc clock=host`, the default), also while the machine is stopped."""
+    rtc_write(bench.board, IRQ_ENABLED, 1)
+    freeze_clock(bench.board)
+    before, stands = now(bench), board_time(bench.board)
+    set_alarm(bench, before + 1_000_000)
+    while now(bench) < before + 2_000_000:
+        pass
+    assert board_time(bench.board) == stands
+    thaw_clock(bench.board)
+    board_tick(bench.harts[0])
+    assert bench.board.plic.level == IRQ_LEVEL
 
 
 def test_a_cleared_alarm_does_not_ring(bench):
