@@ -216,7 +216,7 @@ class Said(NamedTuple):
     name: str
     body: dict[str, Any]
     session: int
-    load: bytes = b""  # the second frame
+    load: bytes | memoryview = b""  # the second frame
 
 
 def encode(name: str, body: Mapping[str, Any] | None = None, *, session: int = 0) -> bytes:
@@ -230,7 +230,7 @@ def encode(name: str, body: Mapping[str, Any] | None = None, *, session: int = 0
     return HEADER.pack(MAGIC, VERSION, row.number, session, len(packed), 0) + packed
 
 
-def decode(data: bytes, sender: str, load: bytes | None = None) -> Said:
+def decode(data: bytes, sender: str, load: bytes | memoryview | None = None) -> Said:
     """One message of `sender` ("relay" or "device") from its frames. What is in the second is not looked at. Raises
     ProtocolError."""
     if not HEADER_SIZE <= len(data) <= MAX_MESSAGE:

@@ -12,7 +12,6 @@ refused while the first is heard of. A relay that sends what it may not loses it
 
 from __future__ import annotations
 
-import ctypes
 import secrets
 import select
 import struct
@@ -25,23 +24,19 @@ import zmq
 
 from devproc.device import VirtioDevice
 from devproc.kept import Kept
+from devproc.relay.line import address_of, load_of
 from devproc.relay.twin import LIMIT, Rings
 from devproc.relay.twin_code import Place
 from proto.errors import ProtocolError
 from proto.relay import MAX_LOAD, Said, decode, encode
 
-__all__ = ["Host", "address_of"]
+__all__ = ["Host"]
 
 GONE = 10.0  # seconds without a word after which another machine may have the device
 HIGH_WATER = 4096
 BATCH = 16  # messages before the device is served, and other descriptors are looked at
 _IDENTITY = struct.Struct("<QQ")  # owner, life
 _EVENTS, _POLLIN, _NOBLOCK, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)
-
-
-def address_of(data: bytes) -> int:
-    """Where the bytes are, for as long as somebody has them."""
-    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
 
 
 class Host:
@@ -61,7 +56,9 @@ class Host:
         self._rings = Rings(device, engine)
         self._serving = False  # the driver has accepted features:
         self._features = 0
-        self._load: tuple[bytes, int] | None = None  # requests for which there was no room, and how many bytes are done
+        self._load: tuple[bytes | memoryview, int] | None = (
+            None  # requests for which there was no room, and how many bytes are done
+        )
         self._asked = False  # something may have to be said again
         self._config_said = b""
         self._waiting: deque[tuple[bytes, Said]] = deque()  # what came while another life's requests are finished
@@ -114,14 +111,15 @@ class Host:
             if self._load is not None or not int(self._socket.get(_EVENTS)) & _POLLIN:
                 return False
             try:
-                frames = self._socket.recv_multipart(_NOBLOCK)
+                frames = self._socket.recv_multipart(_NOBLOCK, copy=False)
             except zmq.Again:
                 return False
             if 2 <= len(frames) <= 3:
-                self._take(*frames)
+                load = load_of(frames[2]) if len(frames) == 3 else None
+                self._take(frames[0].bytes, frames[1].bytes, load)
         return True
 
-    def _take(self, peer: bytes, data: bytes, load: bytes | None = None) -> None:
+    def _take(self, peer: bytes, data: bytes, load: bytes | memoryview | None = None) -> None:
         try:
             said = decode(data, "relay", load)
         except ProtocolError:
@@ -222,7 +220,7 @@ class Host:
 
     # -- requests and answers --------------------------------------------------------------------------------------
 
-    def _place(self, load: bytes, start: int) -> bool:
+    def _place(self, load: bytes | memoryview, start: int) -> bool:
         """True when something was placed."""
         self._load = None
         if not self._serving:

@@ -30,9 +30,8 @@ from devproc.fs.journal import kept_memory
 from devproc.kept import KEPT_SIZE, Kept
 from devproc.loop import Reason
 from devproc.properties import Property
-from devproc.relay.backend import address_of
 from devproc.relay.carry import Carry, Heard, Held, Out
-from devproc.relay.line import Line, read_curve
+from devproc.relay.line import Line, address_of, read_curve
 from devproc.request import Request
 from native.memory import Area
 from proto.errors import BackendError, ConfigError, ProtocolError
@@ -224,7 +223,7 @@ class RelayDevice(VirtioDevice):
         if self._alone is not None and self._held(*self._alone).out == Out.NOT:
             self._go_on()
 
-    def _answer_python(self, load: bytes, at: int) -> int:
+    def _answer_python(self, load: bytes | memoryview, at: int) -> int:
         """An answer for a request that came by the readable path. Returns where the next one is."""
         _, written, status, head, queue, _, _ = _ANSWER.unpack_from(load, at)
         self._engine.carry_settle(self._carry, queue, head)

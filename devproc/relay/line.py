@@ -10,6 +10,7 @@ present one is dropped. Nothing here waits: `tick` is called some times a second
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import time
@@ -21,7 +22,7 @@ import zmq
 from proto.errors import ProtocolError
 from proto.relay import MAX_LOAD, Said, decode, encode
 
-__all__ = ["Curve", "Line", "read_curve"]
+__all__ = ["Curve", "Line", "address_of", "load_of", "read_curve"]
 
 BACKOFF_FIRST, BACKOFF_LIMIT = 100, 5000  # ms
 AGAIN = 1.0  # seconds until an unanswered LOOK or HELLO is repeated
@@ -35,6 +36,19 @@ _BROKEN = zmq.EVENT_DISCONNECTED
 _UNKNOWN = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 Curve = tuple[bytes, bytes, bytes]  # our public key, our secret one, the server's public one
+
+
+def load_of(frame: zmq.Frame) -> bytes | memoryview:
+    """The bytes of a frame, where they are."""
+    view: memoryview = frame.buffer
+    return view if view and not view.readonly else frame.bytes
+
+
+def address_of(load: bytes | memoryview) -> int:
+    """Where they are, for as long as somebody has them."""
+    if isinstance(load, bytes):
+        return ctypes.cast(ctypes.c_char_p(load), ctypes.c_void_p).value or 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(load))
 
 
 def read_curve(fd: int) -> list[bytes]:
@@ -102,10 +116,10 @@ class Line:
         socket = self._socket
         while socket is not None and socket is self._socket and int(socket.get(_EVENTS)) & _POLLIN:
             try:
-                frames = socket.recv_multipart(_NOBLOCK)
+                frames = socket.recv_multipart(_NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            self._take(frames[0], frames[1] if len(frames) == 2 else None)
+            self._take(frames[0].bytes, load_of(frames[1]) if len(frames) == 2 else None)
         if socket is not None and socket is self._socket:
             self._look_at_monitor()
 
@@ -139,7 +153,7 @@ class Line:
 
     # -- what comes ------------------------------------------------------------------------------------------------
 
-    def _take(self, data: bytes, load: bytes | None = None) -> None:
+    def _take(self, data: bytes, load: bytes | memoryview | None = None) -> None:
         try:
             said = decode(data, "device", load)
             if said.session not in (0, self._session):
