@@ -134,8 +134,8 @@ def _bash() -> str:
             pattern = "|".join(f'"{verb.name} {name}"' for name in word.names)
             values.append(f"    {pattern}) {_bash_value(word.takes)}; return ;;")
         if verb.completes:
-            words = verb.completes.replace("files", "").strip()  # bash completes with files what nothing else fits
-            positionals.append(f"        {verb.name}) {_bash_words(words)} ;;")
+            own = verb.completes.replace("files", "").strip()  # bash completes with files what nothing else fits
+            positionals.append(f"        {verb.name}) {_bash_words(own)} ;;")
     return _BASH.format(
         verbs=" ".join(verb.name for verb in VERBS),
         values="\n".join(values),
@@ -227,10 +227,12 @@ def _fish() -> str:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in word.names)
             line = f"complete -c bulkhead -n {condition} {names} -d {shlex.quote(word.help)}"
             lines.append(line + _fish_value(word.takes))
-        for word in verb.completes.split():
-            words = "(bulkhead completion processes)" if word == "processes" else word
-            lines.append(f"complete -c bulkhead -n {condition} " + ("-F" if word == "files" else f"-a '{words}'"))
+        lines += [f"complete -c bulkhead -n {condition} {_fish_word(word)}" for word in verb.completes.split()]
     return "\n".join(lines) + "\n"
+
+
+def _fish_word(word: str) -> str:
+    return {"processes": "-a '(bulkhead completion processes)'", "files": "-F"}.get(word, f"-a {word}")
 
 
 def _fish_value(takes: str) -> str:
