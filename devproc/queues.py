@@ -210,6 +210,10 @@ class Queues:
         for queue in self._queues.values():
             queue.ring.tap = address
 
+    def has(self, index: int) -> bool:
+        """Has the driver set this queue up?"""
+        return index in self._queues
+
     def ring(self, index: int) -> Ring:
         """A queue that was set up, as machine code sees it."""
         return self._queues[index].ring

@@ -228,9 +228,9 @@ class Host:
             return False
         found, at = self._rings.place(address_of(load), len(load), start)
         self._asked = True
-        if found is Place.NONSENSE:
+        if found == Place.NONSENSE:
             self._drop_session("a request beyond what is allowed")
-        elif found is Place.FULL:
+        elif found == Place.FULL:
             self._load = load, at
         return at != start
 

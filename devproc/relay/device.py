@@ -47,7 +47,7 @@ LIMIT_MAX = 64 << 20  # bytes of a queue that may be out, whatever the device sa
 DEATHS = 2  # of the device's process with a request, after which it is sent alone
 NOBODY = (1 << 64) - 1
 _USED, _COUNT, _UP = (Carry.offset(name) // 4 for name in ("used", "count", "up"))
-_REFUSED, _OPEN = (Carry.offset(name) // 4 for name in ("refused", "open"))
+_REFUSED, _OPEN, _AT = (Carry.offset(name) // 4 for name in ("refused", "open", "at"))
 _ANSWER = struct.Struct("<QIIHHHH")  # proto.relay.AnswerRecord
 _CHAIN_HEAD = struct.Struct("<HHII")  # proto.ring.Chain, as far as its numbers of segments
 assert _ANSWER.size == AnswerRecord.size()
@@ -206,7 +206,7 @@ class RelayDevice(VirtioDevice):
 
     def _carry_out(self, said: Said) -> None:
         engine, carry, load = self._engine, self._carry, said.load
-        carry.at = 0
+        self._words[_AT] = self._words[_AT + 1] = 0
         if self._python:
             self._find_rings()
         while True:
@@ -216,9 +216,8 @@ class RelayDevice(VirtioDevice):
             if found == Heard.NONSENSE:
                 raise ProtocolError("an answer that fits no request", field="counter")
             carry.at = self._answer_python(load, carry.at)
-        sizes = self._queues.sizes()
         for row in said.body["moved"]:
-            if row["queue"] in sizes:
+            if self._queues.has(row["queue"]):
                 engine.account(self._queues.ring(row["queue"]), row["read"] & _MASK, row["written"] & _MASK, 0)
         if self._alone is not None and self._held(*self._alone).out == Out.NOT:
             self._go_on()

@@ -7,18 +7,19 @@ served in order or on demand. What fills and empties the rings is `devproc.relay
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from typing import Any
 
 from devproc.device import VirtioDevice
 from devproc.loop import Reason
 from devproc.queues import Pages, Queues
-from devproc.relay.twin_code import PAGE, TABLE, Place, Placed, Twin
+from devproc.relay.twin_code import PAGE, TABLE, Placed, Twin
 from native.memory import Area
 from proto.errors import ProtocolError
 from proto.inflight import region_size
 from proto.memory import GuestMemory
-from proto.pages import PAGE_SIZE, format_core_page, format_device_page, queue_statistics
+from proto.pages import PAGE_SIZE, DeviceToCore, QueueStatistics, format_core_page, format_device_page
 from proto.relay import MAX_DATA, MAX_LOAD
 from proto.ring import Given
 from proto.virtio import AVAIL_F_NO_INTERRUPT, DESC_SIZE, USED_ELEM_SIZE, Feature, bit
@@ -28,6 +29,8 @@ __all__ = ["LIMIT", "Rings"]
 LIMIT = 4 << 20  # bytes of each queue's requests that may be here
 SERVICE_NS = 1_000_000
 RING_FEATURES = bit(Feature.RING_INDIRECT_DESC) | bit(Feature.RING_EVENT_IDX)
+_USED, _AT = Twin.offset("used") // 8, Twin.offset("at") // 8
+_MOVED = struct.Struct("<QQ")  # bytes_read, bytes_written
 _ALONE = 0xFFFFFFFF  # trials until spinning would be tried: never
 
 
@@ -47,6 +50,7 @@ class Rings:
         self._memory = self._map("twin", end + pages * PAGE)
         self._area = Area.allocate(Twin.size())
         self.twin = twin = Twin(self._area.address, self._area)
+        self._words = self._area.view()[: Twin.size() & ~7].cast("Q")  # records are slow
         twin.count, twin.pages, twin.arena = len(self._sizes), pages, end
         self._more = [Area.allocate(pages), Area.allocate(MAX_LOAD)]
         twin.map, twin.buffer = (area.address for area in self._more)
@@ -57,7 +61,7 @@ class Rings:
         core, page = Area.allocate(PAGE_SIZE), Area.allocate(PAGE_SIZE)
         format_core_page(core.view())
         format_device_page(page.view())
-        self._page = page
+        self._counters = page.view()[DeviceToCore.offset("queues") + QueueStatistics.offset("bytes_read") :]
         self._queues = queues = Queues(device, engine, self._memory, Pages(core, page, inflight), self._broken)
         queues.set_inflight(len(self._sizes), max(self._sizes))
         queues.loop.spinning, queues.loop.trials = 0, _ALONE
@@ -112,18 +116,19 @@ class Rings:
         self._queues.take_calls()
         return reason != Reason.SLEEP
 
-    def place(self, address: int, size: int, start: int) -> tuple[Place, int]:
-        """Take the requests in a message, from `start` on. Returns what became of them, and where it stopped."""
-        self.twin.at = start
-        found = Place(self._engine.twin_place(self.twin, address, size))
-        return found, self.twin.at
+    def place(self, address: int, size: int, start: int) -> tuple[int, int]:
+        """Take the requests in a message, from `start` on. Returns what became of them (a `Place`), and where it
+        stopped."""
+        self._words[_AT] = start
+        found = self._engine.twin_place(self.twin, address, size)
+        return found, self._words[_AT]
 
     def collect(self, *, again: bool) -> tuple[memoryview, bool]:
         """A message of what the device has given back, or of what was asked again; and whether there is more. It is
         valid until the next call."""
-        self.twin.used = self.twin.records = 0
+        self._words[_USED] = 0
         more: bool = (self._engine.twin_repeat if again else self._engine.twin_collect)(self.twin)
-        return self._load[: self.twin.used], more
+        return self._load[: self._words[_USED]], more
 
     def unask(self) -> None:
         """A session is over: what has been given back since it was said last is kept until it is asked for."""
@@ -135,8 +140,7 @@ class Rings:
         """What was read and written since this was asked last, by queue."""
         rows = []
         for number, before in self._moved.items():
-            counters = queue_statistics(self._page.view(), number)
-            now = counters.bytes_read, counters.bytes_written
+            now = _MOVED.unpack_from(self._counters, number * QueueStatistics.size())
             if now != before:
                 self._moved[number] = now
                 rows.append({"queue": number, "read": now[0] - before[0], "written": now[1] - before[1]})
@@ -180,3 +184,4 @@ class Rings:
 
 
 assert LIMIT >= MAX_DATA
+assert QueueStatistics.offset("bytes_written") == QueueStatistics.offset("bytes_read") + 8

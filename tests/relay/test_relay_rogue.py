@@ -60,7 +60,7 @@ class Bench:
         self.memory[:] = b"\xee" * len(self.memory)
         requests = b"".join(REQUEST.pack(number, 0, ROOM, number, 0, 0, 0) for number in range(COUNT))
         self._requests = ctypes.create_string_buffer(requests, len(requests))
-        assert rings.place(ctypes.addressof(self._requests), len(requests), 0)[0] is Place.ALL
+        assert rings.place(ctypes.addressof(self._requests), len(requests), 0)[0] == Place.ALL
         self.finished: list[int] = []
         self.sent: list[bytes] = []
         self.up()
