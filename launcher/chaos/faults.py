@@ -31,6 +31,7 @@ BACK = 45.0  # seconds that a device may be away: hosts under load are slow
 REACHED = 1.0  # seconds until a step that is not reached is given up
 MIRRORED = 120.0
 PROGRESS = 5.0
+NOISY = 1.0
 LOOK = 0.01
 GONE = "its process was gone already"
 
@@ -85,6 +86,9 @@ class Hand:
             "step": self._step,
             "exception": self._exception,
             "swap": self._swap,
+            "noise": self._noise,
+            "cut": self._cut,
+            "replug": self._replug,
             "mirror": self._mirror,
         }
 
@@ -120,6 +124,36 @@ class Hand:
             return Done(fault, note=GONE)
         back = self._await_back(fault, mark, row["epoch"])
         return Done(fault, kills=1, away=back["ms"] / 1000)
+
+    def _noise(self, fault: Fault) -> Done:
+        """A bad line for a while. A device that did not hear the core may be replaced, also a little later."""
+        self._running(fault.id)
+        mark = self._machine.mark()
+        self._machine.ask("NOISE", id=fault.id, lost=20, garbled=20, doubled=40, seed=fault.parameter)
+        time.sleep(NOISY)
+        self._machine.ask("NOISE", id=fault.id)
+        self._running(fault.id)
+        died = [e for e in self._machine.told()[mark:] if e["name"] == "DEVICE_DIED" and e["id"] == fault.id]
+        return Done(fault, kills=len(died))
+
+    def _cut(self, fault: Fault) -> Done:
+        """The process behind the card dies, and its connections with it; the card goes on."""
+        id = f"{fault.id}.{str(self._bases[fault.id]).partition(':')[0].partition(',')[0]}"
+        self._running(fault.id)
+        row, mark = self._running(id), self._machine.mark()
+        self._machine.cuts += 1
+        if not self._send(id, row, signal.SIGKILL):
+            return Done(fault, note=GONE)
+        back = self._await_back(Fault(fault.number, id, fault.kind, 0, 0.0), mark, row["epoch"])
+        return Done(fault, kills=1, away=back["ms"] / 1000, note=id)
+
+    def _replug(self, fault: Fault) -> Done:
+        """Into a network of its own, and back."""
+        self._running(fault.id)
+        self._machine.cuts += 1
+        self._do_swap(fault.id, backend=f"hub:{self._stage.folder}/segment")
+        outcome = self._do_swap(fault.id, backend=self._bases[fault.id])
+        return Done(fault, swaps=2, away=outcome["pause_ms"] / 1000, note="to hub and back")
 
     def _send(self, id: str, row: dict[str, Any], number: int) -> bool:
         """To the process that the row tells of, and to no other. False when it is gone."""
@@ -226,6 +260,8 @@ class Hand:
             what = "delay filter" if delayed else "plain"
             if fault.parameter % 3 == 1:
                 body, what = {"properties": {"serial": f"chaos{fault.parameter}"}}, "property"
+        elif base.partition(":")[0] == "user":
+            body, what = {"properties": {"speed": 1000 + fault.parameter % 1000}}, "property"
         else:
             body, what = {"backend": base}, "folder"
         outcome = self._do_swap(fault.id, **body)

@@ -32,6 +32,7 @@ class Running:
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
         self.name = name
         self.said = b""  # the last of it
+        self.cuts = 0  # how often the connections of its card were cut
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.command = [*module_command("launcher"), "run", "--name", name, *arguments]
         self.process = subprocess.Popen(

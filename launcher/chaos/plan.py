@@ -62,6 +62,9 @@ KINDS = {
     "step": Kind(26, "step", "a fault at a numbered step of pop, complete or recover"),
     "exception": Kind(3, "step", "an exception in the device's Python"),
     "swap": Kind(18, "swap", "`bulkhead swap`: a delay filter, another property, the folder anew, reloaded code"),
+    "noise": Kind(3, "", "messages between core and device are lost, garbled and doubled"),
+    "cut": Kind(4, "cut", "SIGKILL of the process behind the card, in which the connections live"),
+    "replug": Kind(4, "cut", "`bulkhead swap net0` to another network, and back"),
     "mirror": Kind(4, "mirror", "`bulkhead mirror`, raw to qcow2 or back, with a kill on the way"),
 }
 UNREACHED = ("_broken(", "return 0", "return False", "rejected", "_guard", "_unmark")  # after a driver's mistakes only

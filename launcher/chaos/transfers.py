@@ -49,10 +49,14 @@ class Transfers:
             connection.sendall(data)
             sum_.update(data)
             left -= len(data)
-        self.sent.append(sum_.hexdigest())
+        self.sent.append(sum_.hexdigest())  # perhaps of one that broke off later, on its way
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(PIECE):  # what the other end says now and then; unread, it would cut the rest off
+            pass
 
     def _receive(self, connection: socket.socket) -> None:
         sum_ = hashlib.sha256()
         while data := connection.recv(PIECE):
             sum_.update(data)
-        self.received.append(sum_.hexdigest())
+        self.received.append(sum_.hexdigest())  # perhaps of one that broke off: only the other end knows
+        connection.sendall(f"{sum_.hexdigest()}\n".encode())

@@ -51,7 +51,7 @@ class Debian:
         Target("blk3", "disk", FITS_DISK),
         Target("fs0", "fs", frozenset({"swap"})),
         Target("fs1", "fs", frozenset({"swap"})),
-        Target("net0", "net"),
+        Target("net0", "net", frozenset({"swap", "cut"})),
         Target("rng0", "rng"),
     )
 
@@ -91,23 +91,30 @@ class Debian:
 
     def round(self, machine: Running, number: int, size: int, going: Callable[[], bool]) -> dict[str, str]:
         self._transfers.size = size * 4 * MIB
-        before = len(self._transfers.sent), len(self._transfers.received)
+        cuts = machine.cuts
         machine.type(f"round {number} {size}\n")
         found: dict[str, str] = {}
         for name, status, text in self._until(machine, f"chaos: done {number}", ROUND, going):
             if status != "0":
                 raise Lost(f"{self.name}, round {number}: {name}: {text.strip() or f'status {status}'}")
             found[name] = text.strip()
-        for name, sums, from_ in (
-            ("tcp-down", self._transfers.sent, before[0]),
-            ("tcp-up", self._transfers.received, before[1]),
+        for name, sums, mebibytes in (
+            ("tcp-down", self._transfers.sent, size * 4),
+            ("tcp-up", self._transfers.received, size),
         ):
-            if not sums[from_:] or not found[name].startswith(sums[-1]):
-                raise Lost(
-                    f"{self.name}, round {number}: {name}: the sums differ: {found[name]} in the guest, {sums[from_:]}"
-                )
-            found[name] = f"{size * (4 if name == 'tcp-down' else 1)} MiB, sha256 equal"
+            found[name] = self._check_transfer(f"{self.name}, round {number}: {name}", found[name], sums, mebibytes)
+        broken = max(text.count("again") for text in (found["tcp-down"], found["tcp-up"]))
+        if broken and machine.cuts == cuts:
+            raise Lost(f"{self.name}, round {number}: a connection broke, and nobody had cut it")
         return found
+
+    def _check_transfer(self, where: str, said: str, sums: list[str], mebibytes: int) -> str:
+        """What the guest says: the sum of the transfer that was whole, and how many had been begun."""
+        sum_, tries = [*said.split(), "", "0"][:2]
+        if sum_ not in sums:
+            raise Lost(f"{where}: the sums differ: {said} in the guest, {sums[-3:]}")
+        again = f", begun again {int(tries) - 1} times" if int(tries) > 1 else ""
+        return f"{mebibytes} MiB, sha256 equal{again}"
 
     def _until(
         self, machine: Running, end: str, timeout: float, going: Callable[[], bool]

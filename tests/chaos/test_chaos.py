@@ -19,7 +19,7 @@ from launcher.chaos.plan import KINDS, Fault, chosen, plan
 from launcher.chaos.report import Report
 from launcher.chaos.stepped import STEPPED, steps
 from launcher.chaos.tools import tools_disk
-from launcher.chaos.work import GUESTS, Bundled
+from launcher.chaos.work import GUESTS, Bundled, Debian
 from launcher.images import ImagesError, ensure
 from proto.errors import ConfigError
 
@@ -78,6 +78,20 @@ def test_a_report_tells_what_was_lost_and_how_to_see_it_again() -> None:
     report.lost.append("blk0: an older block came back at place 7")
     assert "1 FINDINGS" in report.text() and "an older block" in report.text()
     assert "the same faults again: bulkhead chaos --seed 7" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [("aa 1", "4 MiB, sha256 equal"), ("aa 3", "4 MiB, sha256 equal, begun again 2 times"), ("cc 1", None), ("", None)],
+)
+def test_a_transfer_is_whole_or_a_loss(said: str, found: str | None) -> None:
+    """That of a connection that was cut may have been begun again."""
+    debian = object.__new__(Debian)
+    if found is None:
+        with pytest.raises(Lost, match="sums differ"):
+            debian._check_transfer("round 1", said, ["bb", "aa"], 4)
+    else:
+        assert debian._check_transfer("round 1", said, ["bb", "aa"], 4) == found
 
 
 class Says:

@@ -51,6 +51,7 @@ def line() -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", ["words", "messages"])
 def test_a_guest_s_requests_complete_once_each_over_a_bad_line(
     start: Start, disk: str, line: Any, wait_until: Any, mode: str

@@ -74,12 +74,33 @@ commits() { # share: a repository on it, and its own word on whether it is whole
     echo "$found commits, fsck clean"
 }
 
-receive() { nc 10.0.2.2 "$down" </dev/null | sha256sum; }
+# A connection lives in a process of the host's: when that is killed it is gone, and this end hears of it when it sends
+# something. So the receiver says something now and then; and what broke off is begun again: the host knows of a reason.
+LONG=200 # seconds
+TRIES=20
+
+receive() {
+    tries=0
+    while [ $((tries += 1)) -le $TRIES ]; do
+        { while sleep 2; do echo || break; done | timeout $LONG nc 10.0.2.2 "$down" >/tmp/received; } 2>/dev/null
+        [ "$(wc -c </tmp/received)" = $((size * 4194304)) ] || { sleep 1; continue; }
+        echo "$(sha256sum </tmp/received | cut -d ' ' -f 1) $tries"
+        return
+    done
+    echo "$(wc -c </tmp/received) bytes at the last try"
+    return 1
+}
 
 transmit() {
     dd if=/dev/urandom of=/tmp/sent bs=64k count=$((size * 16)) 2>/dev/null
-    nc 10.0.2.2 "$up" </tmp/sent >/dev/null || return 1
-    sha256sum </tmp/sent
+    sum=$(sha256sum </tmp/sent | cut -d ' ' -f 1)
+    tries=0
+    while [ $((tries += 1)) -le $TRIES ]; do
+        [ "$(timeout $LONG nc 10.0.2.2 "$up" </tmp/sent 2>/dev/null)" = "$sum" ] || { sleep 1; continue; }
+        echo "$sum $tries"
+        return
+    done
+    return 1
 }
 
 entropy() {
