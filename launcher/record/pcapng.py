@@ -1,20 +1,24 @@
 """The frames of recorded network cards as pcapng (draft-ietf-opsawg-pcapng), which Wireshark and tshark open.
 
 Each card is an interface with its name and times in nanoseconds; each frame is an Enhanced Packet Block that says
-whether the guest sent or received it. The virtio header before a frame is left away, and a frame that was received in
-several buffers (5.1.6.4) is put together again.
+whether the guest sent or received it. The virtio header before a frame is left away, a frame that was received in
+several buffers (5.1.6.4) is put together again, and a checksum that was left to the other side (5.1.6.2) is finished,
+as it is before the frame is on any wire. What was handed over large is one large frame.
 """
 
 from __future__ import annotations
 
 import heapq
 import struct
+import sys
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from proto.recording import Request
+from proto.virtio import NetHeaderFlag
 
-__all__ = ["Frame", "cards_of", "frames_of", "received_frames", "write_pcapng"]
+__all__ = ["Frame", "cards_of", "finished", "frames_of", "received_frames", "write_pcapng"]
 
 HEADER = 12  # struct virtio_net_hdr
 SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6
@@ -58,9 +62,26 @@ def frames_of(requests: list[Request], interface: int = 0, wall: int = 0) -> Ite
     """The frames in the requests of a card. Queues are receive, transmit, …, control."""
     for request in requests:
         if request.pop.queue % 2 and len(request.readable) > HEADER:
-            yield Frame(request.pop.time + wall, interface, True, request.readable[HEADER:])
-    for _, frame in received_frames(requests):
-        yield frame._replace(time=frame.time + wall, interface=interface)
+            data = finished(request.readable[:HEADER], request.readable[HEADER:])
+            yield Frame(request.pop.time + wall, interface, True, data)
+    for request, frame in received_frames(requests):
+        data = finished(request.written[:HEADER], frame.data)
+        yield frame._replace(time=frame.time + wall, interface=interface, data=data)
+
+
+def finished(header: bytes, frame: bytes) -> bytes:
+    """The frame with its checksum, if the header says that there is only the pseudo-header's sum in its place."""
+    if len(header) < HEADER or not header[0] & NetHeaderFlag.NEEDS_CSUM:
+        return frame
+    start, offset = struct.unpack_from("<HH", header, 6)
+    if start + offset + 2 > len(frame):
+        return frame
+    summed = frame[start:] + bytes((len(frame) - start) % 2)
+    total = sum(array("H", summed))  # one's complement: the byte order is that of the sum (RFC 1071)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~total & 0xFFFF or 0xFFFF  # UDP has another meaning for 0
+    return frame[: start + offset] + checksum.to_bytes(2, sys.byteorder) + frame[start + offset + 2 :]
 
 
 def received_frames(requests: list[Request]) -> Iterator[tuple[Request, Frame]]:

@@ -30,7 +30,7 @@ from launcher.replay.compare import MODES, differs, hexdump, mode_of
 from launcher.replay.frontend import GPA, QUEUE_SIZE, QUEUES, FrontEnd
 from launcher.replay.place import Place, place
 from launcher.replay.rings import BUFFERS, Answer, Rings, room_of
-from launcher.replay.source import Script, Step, load
+from launcher.replay.source import Script, Step, buffers_first, load
 from proto.errors import ConfigError, DeadlineMissed, ProtocolError
 from proto.recording import Request
 from proto.virtio import Feature, bit
@@ -41,6 +41,7 @@ DEADLINE = 10.0  # seconds for an answer
 SLACK = 64 << 20  # bytes of RAM besides four times what was ever in flight
 NET_HEADER = 12
 LOG_LINES = 20
+PATIENCE = 5  # requests without an answer; then nothing more can be expected
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Result:
     log: list[str] = field(default_factory=list)  # of the device, its last lines
     differences: list[Difference] = field(default_factory=list)
     missing_features: int = 0
+    unanswered: int = 0  # PATIENCE of them are the end
 
     @property
     def same(self) -> bool:
@@ -99,6 +101,8 @@ class Result:
             lines.append(
                 f"the device does not offer feature bits {self.missing_features:#x}, which were negotiated then"
             )
+        if self.unanswered >= PATIENCE:
+            lines.append(f"given up after {self.unanswered} requests that were not answered")
         if self.cut:
             lines.append(f"the recording: {self.cut}")
         if self.differences:
@@ -185,6 +189,7 @@ class Player:
         self._frames: dict[int, bytes] = {}  # that come from outside, by the request that has the beginning
         if place.wire is not None:
             self._frames = {first.number: frame.data for first, frame in received_frames(script.requests)}
+            script.steps = buffers_first(script.steps)
 
     def play(self) -> Result:
         """All steps, until the device dies. Raises ConfigError when it does not start."""
@@ -233,8 +238,10 @@ class Player:
             if self._real and step.kind == "pop":
                 time.sleep(max(0.0, (step.time - first) / 1e9 - (time.monotonic() - begun)))
             handlers[step.kind](step)
+            if self._result.unanswered >= PATIENCE:
+                break
         for request in list(self._flying.values()):  # those that had no answer then, or of which nothing is known
-            if request.pop.queue not in self._script.passive:
+            if self._result.unanswered < PATIENCE and request.pop.queue not in self._script.passive:
                 self._expect_any(request)
         self._result.seconds = time.monotonic() - begun
 
@@ -300,6 +307,7 @@ class Player:
             self._differ(request, why, answer.data)
 
     def _differ(self, request: Request, why: str, got: bytes | None) -> None:
+        self._result.unanswered += got is None
         telling = telling_of(self._device, request)
         self._result.differences.append(Difference(telling, why, request.written, got))
 

@@ -21,7 +21,7 @@ from proto.recording import MAGIC, RecordingReader, Request, requests_of
 from proto.tap import Event, EventKind
 from proto.virtio import Status
 
-__all__ = ["Script", "Step", "load"]
+__all__ = ["Script", "Step", "buffers_first", "load"]
 
 QUEUE_SIZE = 256  # of a queue that a crash bundle does not describe
 
@@ -204,6 +204,19 @@ def _bundle(path: Path) -> Script:
         Step("pop", request=Request(0, pop, None, sizes, room, readable)),
     ]
     return Script(row, steps=steps)
+
+
+def buffers_first(steps: list[Step]) -> list[Step]:
+    """A network card's steps, in which the buffers of a received frame (5.1.6.4) are all there before the first of them
+    is answered. The card took and filled one after the other, but it does neither before it sees enough of them."""
+    frames: dict[tuple[int, int], list[Step]] = {}
+    for step in steps:
+        request = step.request
+        if step.kind == "pop" and request is not None and request.done is not None and not request.pop.queue % 2:
+            frames.setdefault((request.pop.queue, request.done.time), []).append(step)
+    behind = {id(parts[0]): parts[1:] for parts in frames.values()}
+    moved = {id(part) for parts in behind.values() for part in parts}
+    return [each for step in steps if id(step) not in moved for each in (step, *behind.get(id(step), ()))]
 
 
 def answered(script: Script) -> Iterator[Request]:

@@ -85,11 +85,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[[int], Server]]:
 
 
 class Guest:
-    """`bulkhead run … -- sh -c SCRIPT` in the background."""
+    """`bulkhead run … -- sh -c SCRIPT` in the background; without a script the guest does what its initramfs says."""
 
-    def __init__(self, name: str, *options: str, script: str) -> None:
+    def __init__(self, name: str, *options: str, script: str | None) -> None:
         self.name = name
-        words = ["run", "--guest", "debian", "--name", name, *options, "--", "sh", "-c", script]
+        command = [] if script is None else ["--", "sh", "-c", script]
+        words = ["run", "--guest", "debian", "--name", name, *options, *command]
         self.process = subprocess.Popen(
             [*COMMAND, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -117,10 +118,10 @@ class Guest:
 
 @pytest.fixture
 def guest(images: Images) -> Iterator[Callable[..., Guest]]:
-    """Start a Debian guest that runs a script; it is ended with the test."""
+    """Start a Debian guest that runs a script, if there is one; it is ended with the test."""
     guests: list[Guest] = []
 
-    def start(*options: str, script: str, name: str = "net") -> Guest:
+    def start(*options: str, script: str | None = None, name: str = "net") -> Guest:
         guests.append(Guest(name, *options, script=script))
         return guests[-1]
 

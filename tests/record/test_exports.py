@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from launcher.record.pcapng import frames_of
+from launcher.record.pcapng import finished, frames_of
 from launcher.record.trigger import Around, Watch
 from proto.filters import parse
 from proto.recording import RecordingWriter, requests_of
@@ -135,6 +135,26 @@ def test_frames_are_whole() -> None:
         (2_500, False, ARP),
         (4_000, False, ARP),
     ]
+
+
+@pytest.mark.parametrize("payload", [b"", b"odd", b"even"])
+def test_a_checksum_that_was_left_to_the_device_is_finished(payload: bytes) -> None:
+    """RFC 1071: with its checksum in it, everything sums up to all ones. A UDP datagram over IPv4."""
+    pseudo = bytes([10, 0, 2, 15, 10, 0, 2, 2, 0, 17]) + struct.pack(">H", 8 + len(payload))
+    udp = struct.pack(">HHHH", 1, 2, 8 + len(payload), _sum(pseudo)) + payload
+    header = struct.pack("<BBHHHHH", 1, 0, 0, 0, 34, 6, 0)
+    frame = finished(header, bytes(34) + udp)
+    assert _sum(pseudo + frame[34:]) == 0xFFFF
+    assert (frame[:40], frame[42:]) == (bytes(34) + udp[:6], udp[8:])
+    assert finished(bytes(12), bytes(34) + udp) == bytes(34) + udp
+    assert finished(struct.pack("<BBHHHHH", 1, 0, 0, 0, 999, 6, 0), udp) == udp
+
+
+def _sum(data: bytes) -> int:
+    total = sum(int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big") for at in range(0, len(data), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
 
 
 def test_tshark_opens_it_without_a_warning(recording: Path, tmp_path: Path) -> None:

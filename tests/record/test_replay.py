@@ -206,6 +206,10 @@ def test_a_card_gets_and_sends_the_frames_of_then(tapped: Any, tmp_path: Path) -
             while len(card.wire.recv(4096, socket.MSG_PEEK)) == 4:
                 card.wire.recv(8)
             card.wire.recv(4096)
+        # a frame in two buffers: both must be there before the device fills the first
+        card.offer(2048, 2048)
+        card.wire.send(header() + frame(bytes(3000)))
+        assert card.receive()[1] == frame(bytes(3000))
         device = {
             "id": "net0",
             "device": "net",
@@ -217,7 +221,7 @@ def test_a_card_gets_and_sends_the_frames_of_then(tapped: Any, tmp_path: Path) -
         card.close()
     result = replay(path)
     assert result.same, result.text
-    assert result.compared == 4
+    assert result.compared == 6
 
 
 def test_a_share_needs_its_directory_and_is_compared_by_status(tapped: Any, tmp_path: Path) -> None:
