@@ -28,7 +28,7 @@ from launcher.images.programs import Programs, programs_archive
 PEER = "qemu-system-riscv64"
 FOLDERS, FILES, SIZE = 20, 25, 6000  # directories, files in each, bytes of one
 OWN, SHARED = "/root/work", "/mnt/work"
-OFTEN = 10  # times that work is done in the guest's own memory, where once is too short
+OFTEN = 5  # times that work is done in the guest's own memory, where once is too short
 WORK = (
     ("find", "find {at} | wc -l"),
     ("find, attributes of each", "find {at} -type f -size +1000k | wc -l"),

@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"^python -m tests\.fuzz": "tests/fuzz/test_fuzz_targets.py",
     r"^python -m bench": "tests/bench",
     r"riscv-tests": "tests of others, fetched by hand: docs/testing.md says so",
+    r"pjdfstest|^python tests/share_runs\.py": "the same, and they take an hour",
     r"^qmp-shell": "tests/qmp/test_qmp_machine.py",
     r"^bulkhead record\b": "tests/launcher/test_record.py: it follows a machine that runs",
     r"^bulkhead (replay|export)\b": "tests/record, with recordings of their own",
