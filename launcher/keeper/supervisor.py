@@ -37,6 +37,7 @@ from launcher.keeper.events import Events
 from launcher.keeper.faults import Faults
 from launcher.keeper.hang import LOOK, Hangs
 from launcher.keeper.heard import check, line_of, report_of
+from launcher.keeper.inspections import Inspections
 from launcher.keeper.listeners import Listener
 from launcher.keeper.loop import Loop
 from launcher.keeper.member import (
@@ -54,7 +55,7 @@ from launcher.keeper.pause import Pause
 from launcher.keeper.quarantine import Quarantine
 from launcher.keeper.recordings import Recordings
 from launcher.keeper.recovery import DEVICE, Recovery
-from launcher.keeper.requests import Requests
+from launcher.keeper.requests import answer
 from launcher.keeper.segments import Segment
 from launcher.keeper.services import Services
 from launcher.keeper.spares import Spares
@@ -128,8 +129,8 @@ class Supervisor:
         self.services = Services(self)
         self.faults: Faults = Faults(self)
         self.debugs: Debugs = Debugs(self)
-        self._requests = Requests(self)
-        self._control = ControlServer(directory.control, self.loop, self._requests.answer, self.events)
+        self.inspections = Inspections()
+        self._control = ControlServer(directory.control, self.loop, partial(answer, self), self.events)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -489,7 +490,7 @@ class Supervisor:
         member.answers += 1
 
     def _inspected(self, member: Member, packet: Packet) -> None:
-        self._requests.inspected(packet.body)
+        self.inspections.answered(packet.body)
 
     def _nothing(self, member: Member, packet: Packet) -> None:
         """Known, and of no consequence here."""
