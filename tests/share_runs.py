@@ -236,10 +236,11 @@ def _equal(one: list[str] | None, other: list[str] | None) -> bool:
 def fsstress(options: argparse.Namespace, place: Path) -> bool:
     tools = options.program.resolve().parent
     script = STRESS.format(program=options.program.name, operations=options.operations, processes=options.processes)
-    begun, wrong, count = time.monotonic(), 0, 0
+    wrong = count = 0
     with Guest(place, tools, script) as guest, Killer(guest) as killer:
         guest.until("ready")
-        while time.monotonic() < begun + 60 * options.minutes:
+        begun = time.monotonic()
+        while count == 0 or time.monotonic() < begun + 60 * options.minutes:
             count += 1
             killer.at_work.set()
             guest.tell(str(count))
