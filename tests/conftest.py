@@ -19,11 +19,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "BULKHEAD_TEST"
 GRACE = 20.0  # seconds that what a test started may take to end after it, on a busy host
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
+
+# A busy host is slow, and that is no finding: what must be fast is measured in bench/.
+settings.register_profile("bulkhead", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bulkhead")
 
 Bulkhead = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -235,7 +235,9 @@ messages = st.one_of(
 
 
 @given(said=st.lists(messages, min_size=1, max_size=6), room=st.integers(32, 70))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_control_message_is_survived(victim: ConsoleCard, said: list[bytes], room: int) -> None:
     for message in said:
         if message:

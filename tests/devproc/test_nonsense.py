@@ -95,7 +95,9 @@ headers = st.one_of(
 
 
 @given(chain=descriptors, data=headers)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_chain_is_given_back(driver: Driver, chain: list[tuple[int, int, int, int]], data: bytes) -> None:
     front, layout, ram = driver.front, driver.layout, driver.front.ram.view
     ram[OUTSIDE[0] : OUTSIDE[1]] = b"\x5a" * (OUTSIDE[1] - OUTSIDE[0])

@@ -33,6 +33,7 @@ def make_encrypted(disk: Path, passphrase: Path) -> None:
     subprocess.run(["cryptsetup", "-q", "luksFormat", *words, str(disk)], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_every_command_works(bulkhead: Any, tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(bytes(range(256)) * 4096)
     make_encrypted(tmp_path / "disk.luks", tmp_path / "passphrase.txt")

@@ -69,8 +69,9 @@ def test_ps_as_a_table(start: Start, disk: str, bulkhead: Any) -> None:
     machine.expect(PROMPT)
     lines = bulkhead("ps").stdout.splitlines()
     assert re.match(r"machine tab · running \d+s · \d+ MIPS", lines[0])
-    assert lines[1].split()[:5] == ["ID", "ROLE", "PID", "STATE", "EPOCH"]
-    names = [line.split()[0] for line in lines[2:]]
+    assert re.match(r"  serial \S+ · qmp \S+$|  qmp \S+$", lines[1])
+    assert lines[2].split()[:5] == ["ID", "ROLE", "PID", "STATE", "EPOCH"]
+    names = [line.split()[0] for line in lines[3:]]
     assert [name for name in names if not name.startswith("spare")] == ["core", "blk0"]
 
 

@@ -52,7 +52,9 @@ def drain(card: Card) -> int:
 
 
 @given(queue=st.integers(0, 2), chain=descriptors, data=st.binary(max_size=120), arriving=st.binary(max_size=120))
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_chain_is_given_back(
     card: Card, queue: int, chain: list[tuple[int, int, int, int]], data: bytes, arriving: bytes
 ) -> None:
@@ -79,7 +81,9 @@ def test_any_chain_is_given_back(
 
 
 @given(message=st.binary(min_size=1, max_size=200))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_message_of_a_peer_is_survived(card: Card, message: bytes) -> None:
     """What comes over the cable is not trusted either."""
     if len(message) == 4:

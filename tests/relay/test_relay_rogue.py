@@ -138,7 +138,9 @@ NONSENSE = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(said=st.lists(NONSENSE, max_size=30), flips=st.lists(st.integers(0, 200), max_size=4))
 def test_a_rogue_cannot_hurt_the_relay(tmp_path: Path, said: list[Any], flips: list[int]) -> None:
     bench = Bench(tmp_path)

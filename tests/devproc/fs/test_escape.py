@@ -107,7 +107,9 @@ def test_what_is_not_a_directory_is_not_shared(tmp_path, secret):
             Beneath(str(path))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.binary(max_size=80), st.integers(0, 64))
 def test_hostile_bytes_get_an_answer_or_none(client, data, room):
     answer = client.raw(data, room)
@@ -135,7 +137,9 @@ def hostile_messages(draw):
     return message(kind, 1, *fields, data=draw(st.binary(max_size=40)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(hostile_messages(), max_size=25))
 def test_hostile_sessions_stay_inside(tmp_path_factory, messages):
     place = tmp_path_factory.mktemp("hostile")

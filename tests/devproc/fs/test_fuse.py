@@ -220,7 +220,9 @@ def test_hostile_sessions_stay_inside(tmp_path_factory, messages):
     assert sorted(os.listdir(place)) == ["secret", "share"] and (place / "secret").read_text() == "secret"
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.binary(max_size=120), st.integers(0, 64))
 def test_hostile_bytes_get_an_answer_or_none(guest, data, room):
     answer = guest.raw(data, room)
