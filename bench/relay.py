@@ -1,7 +1,10 @@
-"""What a relay costs: the same disk at the ring, direct and behind a window, alternately. `python -m bench.relay`."""
+"""What a relay costs: a disk at the ring, direct, behind a window (ZeroMQ over ipc) and as from another host (TCP with
+CURVE, on loopback), alternately. `python -m bench.relay`: a minute.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import statistics
@@ -12,10 +15,14 @@ from pathlib import Path
 
 from bench.blk_ring import Case, prepare
 from launcher.keeper.child import module_command, module_environment
+from launcher.keeper.windows import memory_of
 from launcher.replay.frontend import FrontEnd
+from launcher.trace.keys import client_keys, create, server_keys
 from proto.channel import ENVIRONMENT, Channel
 
 ROUNDS = 5
+SIZE = 16 << 20
+KINDS = ("behind a window", "TCP with CURVE")
 CASES = (Case(4096, 1, 1500), Case(4096, 32, 6000), Case(131072, 8, 800), Case(131072, 8, 800, write=True))
 
 
@@ -34,43 +41,62 @@ def begin(front: FrontEnd) -> FrontEnd:
     return front
 
 
-def start_device(folder: str, image: str) -> tuple[subprocess.Popen[bytes], Channel, str]:
-    """A device behind a window."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(f"{folder}/window")
-    listener.listen()
-    ours, theirs = Channel.pair()
-    with theirs, listener:
-        process = subprocess.Popen(
-            module_command("devproc.relay.main"),
-            env=module_environment() | {ENVIRONMENT: str(theirs.fileno())},
-            pass_fds=[theirs.fileno()],
-        )
-        body = {"id": "far0", "device": "blk", "backend": f"file:{image}", "endpoint": f"ipc://{folder}/window"}
-        ours.send("START", body, {"listen": listener.fileno()})
-        while ours.recv(60).kind != "READY":
-            pass
-    return process, ours, body["endpoint"]
+class Behind:
+    """A disk behind a relay: over ipc as a window is, or over TCP with CURVE as one elsewhere, here on loopback."""
+
+    def __init__(self, folder: Path, curve: bool) -> None:
+        folder.mkdir()
+        image = folder / "disk.img"
+        image.write_bytes(os.urandom(SIZE))
+        fds, lent = {}, {}
+        if curve:
+            create(folder / "keys")
+            public, secret, roles = server_keys(folder / "keys")
+            fds = {"keys": memory_of("keys", [public, secret, *roles])}
+            lent = {"curve": memory_of("curve", list(client_keys(folder / "keys")))}
+            listener = socket.create_server(("127.0.0.1", 0))
+            endpoint = "tcp://{}:{}".format(*listener.getsockname())
+        else:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(f"{folder}/window")
+            listener.listen()
+            endpoint = f"ipc://{folder}/window"
+        self._channel, theirs = Channel.pair()
+        with theirs, listener:
+            self._process = subprocess.Popen(
+                module_command("devproc.relay.main"),
+                env=module_environment() | {ENVIRONMENT: str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+            )
+            body = {"id": "far0", "device": "blk", "backend": f"file:{image}", "endpoint": endpoint}
+            self._channel.send("START", body, {"listen": listener.fileno(), **fds})
+            while (packet := self._channel.recv(60)).kind != "READY":
+                packet.close()
+        self.front = begin(FrontEnd("relay", {"endpoint": endpoint}, lent=lent))
+
+    def close(self) -> None:
+        self.front.close()
+        self._process.kill()
+        self._process.wait()
+        self._channel.close()
 
 
 def main() -> int:
     """Print the ratios."""
-    with tempfile.TemporaryDirectory() as folder:
-        images = [f"{folder}/{name}.img" for name in ("direct", "behind")]
-        for image in images:
-            Path(image).write_bytes(os.urandom(16 << 20))
-        process, channel, endpoint = start_device(folder, images[1])
-        with (
-            begin(FrontEnd("blk", backend=f"file:{images[0]}")) as direct,
-            begin(FrontEnd("relay", {"endpoint": endpoint})) as behind,
-        ):
-            for case in CASES:
-                pairs = [(measure(direct, case), measure(behind, case)) for _ in range(ROUNDS)]
-                first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
-                print(f"{case.name}: direct {first:.0f}/s, behind a window {second:.0f}/s, ratio {second / first:.3f}")
-        process.kill()
-        process.wait()
-        channel.close()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as undo:
+        folder = Path(name)
+        (folder / "direct.img").write_bytes(os.urandom(SIZE))
+        direct = undo.enter_context(begin(FrontEnd("blk", backend=f"file:{folder}/direct.img")))
+        fronts = [direct]
+        for place, curve in (("window", False), ("elsewhere", True)):
+            behind = Behind(folder / place, curve)
+            undo.callback(behind.close)
+            fronts.append(behind.front)
+        for case in CASES:
+            rows = [[measure(front, case) for front in fronts] for _ in range(ROUNDS)]
+            first, *others = (statistics.median(column) for column in zip(*rows, strict=True))
+            words = [f"{kind} {rate:.0f}/s, ratio {rate / first:.3f}" for kind, rate in zip(KINDS, others, strict=True)]
+            print(f"{case.name}: direct {first:.0f}/s; {'; '.join(words)}")
     return 0
 
 

@@ -90,7 +90,6 @@ class RelayDevice(VirtioDevice):
         self._line = Line(
             self.endpoint, curve, self._watch, self._unwatch, self._hello, self._heard, self._lost, self._say
         )
-        self._line.known = bool(self._about)
         self._line.tick()
         if not self._pump(lambda: bool(self._about), FIRST_DEADLINE):
             raise ConfigError(

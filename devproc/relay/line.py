@@ -2,9 +2,10 @@
 
     asking ── ABOUT, then READY ──▶ up ── no word for SILENCE, a broken connection, nonsense ──▶ lost ──▶ asking
 
-One ZeroMQ socket a session; ZeroMQ itself tries to connect, with a back-off up to BACKOFF_LIMIT. While the other side
-has not answered, LOOK and HELLO are said again every AGAIN seconds. What is received in another session than the
-present one is dropped. Nothing here waits: `tick` is called some times a second, `ready` when a descriptor is.
+LOOK comes first each time: another device may be served there now. One ZeroMQ socket a session; ZeroMQ itself tries to
+connect, with a back-off up to BACKOFF_LIMIT. While the other side has not answered, LOOK and HELLO are said again every
+AGAIN seconds. What is received in another session than the present one is dropped. Nothing here waits: `tick` is called
+some times a second, `ready` when a descriptor is.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Line:
         lost: Callable[[str], None],
         log: Callable[..., None],
     ) -> None:
-        self.known = False  # ABOUT has been heard, or was never needed
+        self.known = False  # it has said what it is, on this socket
         self.up = False
         self._endpoint, self._curve = endpoint, curve
         self._watch, self._unwatch = watch, unwatch
@@ -137,11 +138,6 @@ class Line:
         os.eventfd_write(self._bell, 1)
         if was_up:
             self._lost(why)
-
-    def look_again(self) -> None:
-        """What it said of itself is of no use: ask once more."""
-        self.known = False
-        self.lose("it is another device", NONSENSE_PAUSE)
 
     def close(self) -> None:
         """The end."""
@@ -235,6 +231,7 @@ class Line:
         self._monitor = socket.get_monitor_socket(_BROKEN | _UNKNOWN)
         self._session = secrets.randbits(63) + 1
         self._heard = self._opened = now
+        self.known = False
         self._watch(int(socket.fd), self.ready)
         self._watch(int(self._monitor.fd), self.ready)
         socket.connect(self._endpoint)

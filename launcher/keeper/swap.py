@@ -34,7 +34,7 @@ from devproc.blk.uri import name_overlays, storage
 from launcher.keeper.child import Child
 from launcher.keeper.member import Member, peer_start
 from launcher.keeper.network import has_peer, lay_frames, peer_name
-from launcher.machine.description import NETWORK, Device
+from launcher.machine.description import NETWORK, WINDOW, Device
 from proto.channel import Packet
 from proto.errors import BulkheadError, ConfigError
 from proto.pages import reset_device_page
@@ -433,9 +433,12 @@ class Swaps:
     ) -> Swap:
         """Begin to put `device` in the place of a member. Raises ConfigError when that cannot be now."""
         if device.relay:
-            raise ConfigError(
-                f"{member.id} is behind a relay, and not swapped", hint="What is behind it is restarted by itself."
+            hint = (
+                "Stop `bulkhead serve` there, and serve another one of its kind: the guest waits, and goes on with it."
             )
+            if device.relay == WINDOW:
+                hint = "Without window=on it can be swapped and mirrored."
+            raise ConfigError(f"{member.id} is behind a relay: it is neither swapped nor mirrored", hint=hint)
         if member.id in self._active:
             raise ConfigError(f"{member.id} is just being swapped", hint="Try again when that is done.")
         if self.supervisor.phase != "running":

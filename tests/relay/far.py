@@ -41,16 +41,20 @@ class Far:
         self.logs: list[str] = []
         self._keys = keys
         self._lent = lent or {}
+        self.describe(device, backend, properties or {})
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def describe(self, device: str, backend: str, properties: dict[str, Any]) -> None:
+        """What is served from the next start on."""
         self._body = {
             "id": "far0",
             "device": device,
             "backend": backend,
-            "properties": properties or {},
+            "properties": properties,
             "endpoint": self.endpoint,
             "log_level": 10,
             "sandbox": {"mode": "on"},
         }
-        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> dict[str, Any]:
         """The next process; READY's body."""

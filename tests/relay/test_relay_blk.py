@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,49 @@ def test_configuration_is_written_and_read_back(disk: Callable[..., Any]) -> Non
     behind.start()
     assert served.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK
     assert served.front.request("CONFIG_GET")["config"][writeback] == 0
+
+
+@pytest.mark.slow
+def test_another_disk_may_be_served_and_nothing_else(
+    disk: Callable[..., Any], far: Callable[..., Any], tmp_path: Path
+) -> None:
+    served, behind = disk(b"\x11" * (1 << 20))
+    assert served.request(BlkType.IN, 0, room=512) == (BlkStatus.OK, b"\x11" * 512)
+    behind.kill()
+    behind.describe("9p", str(tmp_path), {"tag": "t"})
+    behind.start()
+    served.submit(0, BlkType.IN, 0, room=512)
+    served.front.notify(served.layout)
+    with pytest.raises(DeadlineMissed):
+        served.front.wait_used(served.layout, 2)
+    behind.kill()
+    (tmp_path / "larger.img").write_bytes(b"\x22" * (2 << 20))
+    behind.describe("blk", f"file:{tmp_path}/larger.img", {})
+    behind.start()
+    assert served.front.wait_used(served.layout, 30)[0] == 0
+    assert served.result(0, 512) == (BlkStatus.OK, b"\x22" * 512)
+    assert int.from_bytes(served.front.request("CONFIG_GET")["config"][:8], "little") == 4096
+
+
+@pytest.mark.slow
+def test_a_request_that_kills_three_processes_is_refused(disk: Callable[..., Any], tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    served, behind = disk(options=f"pause:when={gate}:")
+    served.submit(0, BlkType.IN, 0, room=512)
+    served.front.notify(served.layout)
+    deaths = 0
+    while True:
+        with contextlib.suppress(DeadlineMissed):
+            served.front.wait_used(served.layout, 2)
+            break
+        behind.kill()  # perhaps before it has been sent the request
+        behind.start()
+        deaths += 1
+        assert deaths < 20
+    assert deaths >= 3 and served.result(0, 512)[0] == BlkStatus.IOERR
+    gate.unlink()
+    assert served.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK
 
 
 @pytest.mark.slow
