@@ -44,7 +44,7 @@ VERBS = (
     ),
     Verb(
         "serve",
-        "serve a device to a machine on another host: a disk, a folder, a network card",
+        "serve a disk, a folder, a network card or a device to another host",
         "bulkhead serve URI | --share DIR,tag=TAG | --net URI | --device X  --keys DIR [--listen tcp://HOST:PORT]",
         "serve:run",
         "serve:add_arguments",

@@ -132,7 +132,7 @@ def test_left_in_the_middle_both_are_whole(tmp_path: Path, map_fd: int, kind: st
         map = MirrorMap(map_fd, SIZE)
         map.limit = 1 << 20
         commit.begin(map_fd, print)
-        while not 0 < map.copied:
+        while map.copied == 0:
             time.sleep(0.001)
         for _ in range(3):
             stack.write(commit, rng)
