@@ -79,7 +79,7 @@ VERBS = (
     ),
     Verb(
         "commit",
-        "write an overlay to its base while the guest uses it, then use that",
+        "write an overlay to its base while the guest uses it",
         "bulkhead commit ID [--rate SIZE] [--no-pivot] [--cancel] [--machine NAME] [--json]",
         "orders.mirror:commit",
         "orders.mirror:commit_arguments",

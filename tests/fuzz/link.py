@@ -48,7 +48,7 @@ def _message_seeds() -> list[bytes]:
 
 
 def _message(data: bytes) -> None:
-    """What decodes also encodes, to the same meaning; its checksum is made right, or nothing would be found behind it."""
+    """What decodes also encodes, to the same meaning; its checksum is made right, or nothing behind it is found."""
     with allowed(ProtocolError):
         decode(data)
     with allowed(ProtocolError):
