@@ -8,9 +8,10 @@ Files that were open without a name, and locks, are not among them: they are des
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgpack
@@ -26,6 +27,17 @@ from proto.errors import BulkheadError, ConfigError
 
 __all__ = ["lent_tables"]
 
+MOST = 256 << 20  # bytes of tables; more is no recording of ours
+NONSENSE = (
+    zlib.error,
+    BulkheadError,
+    msgpack.UnpackException,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OSError,
+)
 Where = Callable[[bytes, Any], Any]  # a path and its identity then: the identity now
 
 
@@ -33,22 +45,16 @@ def lent_tables(data: bytes, tree: Tree) -> dict[str, int]:
     """Descriptors that a device over `tree` is lent, by name; the caller closes them. Raises ConfigError."""
 
     def where(path: bytes, then: Any) -> Any:
+        if not isinstance(path, bytes):
+            raise TypeError("a path that is no bytes")
         return tree.identity(path) or then
 
     made: dict[str, int] = {}
     try:
-        for name, rows in msgpack.unpackb(zlib.decompress(data)).items():
+        for name, rows in msgpack.unpackb(zlib.decompressobj().decompress(data, MOST)).items():
             if name in _MADE:
                 made[name] = _MADE[name](dict(rows), where)
-    except (
-        zlib.error,
-        BulkheadError,
-        msgpack.UnpackException,
-        ValueError,
-        TypeError,
-        AttributeError,
-        OSError,
-    ) as error:
+    except NONSENSE as error:
         for fd in made.values():
             os.close(fd)
         raise ConfigError(f"the recording says nothing sensible of what the guest had: {error}") from error
@@ -72,19 +78,26 @@ def _nodes(table: Mapping[int, Any], where: Where) -> int:
 
 def _counts(table: Mapping[int, int], where: Where) -> int:
     fd = make_memory("replay", COUNTS_SIZE)
-    counts = Counts(fd)
-    counts.restore(table)
-    counts.close()
+    with _closed_unless_made(fd), contextlib.closing(Counts(fd)) as counts:
+        counts.restore(table)
     return fd
 
 
 def _journal(table: Mapping[int, Any]) -> int:
     fd = make_memory("replay")
-    journal = Journal(fd)
-    for key, value in table.items():
-        journal.put(key, value)
-    journal.close()
+    with _closed_unless_made(fd), contextlib.closing(Journal(fd)) as journal:
+        for key, value in table.items():
+            journal.put(key, value)
     return fd
+
+
+@contextlib.contextmanager
+def _closed_unless_made(fd: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 _MADE: dict[str, Callable[[Mapping[int, Any], Where], int]] = {

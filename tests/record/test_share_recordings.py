@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import msgpack
 import pytest
 
+from devproc.fs.host import HostTree
+from devproc.fs.journal import Journal
 from launcher.images import ImagesError, ensure
 from launcher.replay.player import Result, replay
+from launcher.replay.tables import lent_tables
+from proto.errors import ConfigError
 
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 DEADLINE = 100.0
@@ -29,6 +36,10 @@ def images() -> None:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"needs the Debian images: {error}")
+
+
+def packed(tables: Any) -> bytes:
+    return zlib.compress(msgpack.packb(tables))
 
 
 def fill(directory: Path) -> Path:
@@ -60,6 +71,40 @@ def until(output: IO[str], line: str) -> None:
 def other_answers(result: Result, most: int = 0) -> str:
     """What is wrong with a replay."""
     return "" if len(result.differences) <= most and not result.died and result.compared > 10 else result.text
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        b"no zlib",
+        zlib.compress(b"\xc1"),
+        packed([]),
+        packed({"nodes": 3}),
+        packed({"nodes": [[7, [1, 2]]]}),
+        packed({"nodes": [["x", 1]]}),
+        packed({"fids": [[7, 8]], "nodes": []}),
+        packed({"nodes": [[7, [[1, 2], ["no bytes"], 0]]]}),
+        packed({"nodes": [], "counts": [[1 << 40, 1]]}),
+        packed({"inodes": [], "counts": [[1, -1]]}),
+    ],
+)
+def test_tables_that_are_nonsense_are_an_error_of_the_recording(tmp_path: Path, tables: bytes) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with contextlib.closing(HostTree(str(tmp_path))) as tree, pytest.raises(ConfigError, match="nothing sensible"):
+        lent_tables(tables, tree)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_tables_lead_to_the_same_paths_of_another_directory(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("x")
+    there = (tmp_path / "there").stat()
+    rows = [[2, [[1, 1], [b"there"], 0]], [3, [[1, 2], [b"gone"], 1]], [-1, [2, 0]]]
+    with contextlib.closing(HostTree(str(tmp_path))) as tree:
+        (fd,) = lent_tables(packed({"nodes": rows}), tree).values()
+    with contextlib.closing(Journal(fd)) as journal:
+        assert journal.table[2] == [[there.st_dev, there.st_ino], [b"there"], 0]
+        assert journal.table[3] == rows[1][1] and journal.table[-1] == [2, 0]
+    os.close(fd)
 
 
 @pytest.mark.slow
