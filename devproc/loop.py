@@ -8,8 +8,9 @@ same pieces.
 Staying awake by spinning pays only where a host core is free for it, and then a lot. So it is measured: `sleep_gap`
 is how long a sleep lately lasted until there was work again, and a spin that does not find work within that time was
 wasted. Two in a row end the spinning. It is tried again when work keeps coming soon after the loop lay down, and each
-failure doubles the number of times that must be seen before the next trial. Now and then one sleep is taken instead
-of a spin, to measure.
+failure doubles the number of times that must be seen before the next trial. A sleep is longer than the spin in its
+place would be, by the wake-ups that it takes on both sides: so "soon" is twice as long as a spin may last, or two sides
+that sleep would never find out that neither need. Now and then one sleep is taken instead of a spin, to measure.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ __all__ = [
     "wait_for_work",
 ]
 
-SPIN_MAX = 200_000  # ns; what two wake-ups by message cost, the core's and then ours
-GAP_MAX = 800_000  # ns; longer sleeps count as this
+SPIN_MAX = 400_000  # ns; two wake-ups by message, the core's and then ours, and what a Linux guest does in between
+GAP_MAX = 2 * SPIN_MAX  # ns; longer sleeps count as this, and start no trial
 TRIALS_MAX = 1024
 STRIKES = 2  # wasted spins in a row that end the spinning
 MEASURE_EVERY = 256  # spins
@@ -221,7 +222,7 @@ def _woken(loop: Loop) -> None:
     if gap > GAP_MAX:
         gap = GAP_MAX
     loop.sleep_gap = (loop.sleep_gap * 7 + gap) // 8
-    if loop.spinning != 0 or gap > 2 * SPIN_MAX:
+    if loop.spinning != 0 or gap >= GAP_MAX:
         return
     loop.seen = loop.seen + 1
     if loop.seen >= loop.trials:
