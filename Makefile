@@ -10,22 +10,23 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+DEVELOPING := $(VENV)/.developing
 
-.PHONY: demo test quick bench lint types docs tools clean
+.PHONY: demo test quick bench lint docs tools clean
 
 demo: $(SETUP)
 	$(BIN)/bulkhead demo
 
-test: $(SETUP) tools
+test: $(DEVELOPING) tools
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
-quick: $(SETUP)
+quick: $(DEVELOPING)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow" $(PYTEST_ARGS)
 
-bench: $(SETUP) tools
+bench: $(DEVELOPING) tools
 	$(BIN)/python -m bench
 
-lint: $(SETUP)
+lint: $(DEVELOPING)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -48,8 +49,13 @@ $(SETUP): pyproject.toml
 	  { echo "bulkhead needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
-	@echo "setting up $(VENV): once, a minute or two"
+	@echo "setting up $(VENV), once: about a minute"
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# What only developers need: the test runner, linters, and what the tests compare with.
+$(DEVELOPING): $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	@touch $@
 
