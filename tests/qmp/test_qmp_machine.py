@@ -70,6 +70,27 @@ def test_qemus_own_client_controls_the_machine(qmp_path: str, tmp_path: Path) ->
     asyncio.run(asyncio.wait_for(conversation(), 60))
 
 
+def test_a_conversation_goes_on_while_a_device_is_killed_and_swapped(qmp_path: str, machine: dict[str, Any]) -> None:
+    """Each of it is told in its order, and the next command is answered."""
+    (pid,) = [row["pid"] for row in machine["processes"] if row["id"] == "blk0"]
+
+    async def conversation() -> None:
+        client = QMPClient("test")
+        await client.connect(qmp_path)
+        with client.listener(("DEVICE_DIED", "DEVICE_RESTARTED", "DEVICE_SWAPPED")) as events:
+            os.kill(pid, signal.SIGKILL)
+            for name in ("DEVICE_DIED", "DEVICE_RESTARTED"):
+                event = await asyncio.wait_for(events.get(), 60)
+                assert (event["event"], event["data"]["id"]) == (name, "blk0")
+            uri = await client.execute("qom-get", {"path": "/machine/devices/blk0/backend", "property": "uri"})
+            await client.execute("device-swap", {"id": "blk0", "uri": f"delay:ms=1:{uri}"})
+            assert (await asyncio.wait_for(events.get(), 60))["event"] == "DEVICE_SWAPPED"
+            assert await client.execute("qom-get", {"path": "/machine/devices/blk0", "property": "epoch"}) == 3
+        await client.disconnect()
+
+    asyncio.run(asyncio.wait_for(conversation(), 200))
+
+
 def test_a_disk_is_mirrored_and_the_copy_is_what_the_guest_uses(qmp_path: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.img"
     copy.touch()
