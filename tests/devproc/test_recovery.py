@@ -111,12 +111,12 @@ def test_an_orderly_end_stores_and_exits_zero(disk, tmp_path):
 def test_a_device_whose_keeper_goes_away_ends(disk):
     front = disk().front
     front.channel.close()
-    assert front.process.wait(10) == 0
+    assert front.process.wait(60) == 0
 
 
 def test_the_heartbeat_goes_on_while_idle(disk):
     front = disk().front
-    before, end = front.theirs.heartbeat, time.monotonic() + 5
+    before, end = front.theirs.heartbeat, time.monotonic() + 60
     while front.theirs.heartbeat < before + 2:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -145,7 +145,7 @@ def test_a_bug_ends_the_process_and_the_successor_gets_the_request(start, tmp_pa
     struct.pack_into("<QIHH", front.ram.view, layout.desc, 0x8000_0000 + 0x20000, 5, 2, 0)
     front.native.publish(layout.driver, 0)
     front.notify(layout)
-    assert front.process.wait(10) == 1
+    assert front.process.wait(60) == 1
     assert "ZeroDivisionError: a bug" in capfd.readouterr().err
     front.kill()
     front.start()

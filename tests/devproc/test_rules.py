@@ -44,7 +44,7 @@ class Ruled:
         self.until(lambda packet: len(self.held) == count)
         return self.held
 
-    def until(self, condition, seconds=10.0):
+    def until(self, condition, seconds=60.0):
         """Hear the process until it says so."""
         end = time.monotonic() + seconds
         while True:
@@ -167,12 +167,14 @@ def test_every_third_and_by_chance(ruled):
 def test_delay(ruled):
     seen = ruled()
     seen.set({"match": "op == WRITE", "action": "delay=300ms"})
-    began = time.monotonic()
-    assert seen.disk.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK
-    quick = time.monotonic() - began
-    began = time.monotonic()
-    assert seen.disk.request(BlkType.OUT, 4, ONE)[0] == BlkStatus.OK
-    assert time.monotonic() - began >= 0.3 > quick
+
+    def seconds(kind, *arguments, **more):
+        began = time.monotonic()
+        assert seen.disk.request(kind, 4, *arguments, **more)[0] == BlkStatus.OK
+        return time.monotonic() - began
+
+    assert seconds(BlkType.OUT, ONE) >= 0.3
+    assert min(seconds(BlkType.IN, room=512) for _ in range(20)) < 0.3  # the host may be busy with something else
     assert seen.content(4) == ONE
 
 
@@ -267,7 +269,7 @@ def test_the_heartbeat_goes_on_while_something_is_held(ruled):
     disk.submit(1, BlkType.OUT, 4, ONE)
     disk.front.notify(disk.layout)
     seen.until_held(1)
-    before, end = disk.front.theirs.heartbeat, time.monotonic() + 10
+    before, end = disk.front.theirs.heartbeat, time.monotonic() + 60
     while disk.front.theirs.heartbeat < before + 3:
         assert time.monotonic() < end
         time.sleep(0.05)

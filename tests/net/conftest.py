@@ -98,7 +98,7 @@ class Guest:
     def row(self, id: str) -> dict[str, Any] | None:
         """A process of the machine, as `ps` shows it; None while there is none."""
         words = [*COMMAND, "ps", "--json", "--machine", self.name]
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         if answer.returncode:
             return None
         rows: list[dict[str, Any]] = json.loads(answer.stdout)["processes"]
@@ -113,7 +113,7 @@ class Guest:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=60)
 
 
 @pytest.fixture

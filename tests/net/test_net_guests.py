@@ -53,7 +53,7 @@ def test_the_host_reaches_a_server_in_the_guest(guest: Start, wait_until: Start)
 
     def fetched(name: str) -> bytes | None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{http}/{name}", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{http}/{name}", timeout=60) as answer:
                 body: bytes = answer.read()
                 return body
         except OSError:
