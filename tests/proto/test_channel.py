@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 
@@ -59,11 +60,12 @@ def test_an_enormous_packet_is_refused_by_the_sender(ends):
 def test_a_malformed_packet_is_refused_and_leaks_no_descriptor(data):
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, Channel(right) as channel:
+        gc.collect()  # what other tests have left closes its descriptors now
         before = open_descriptors()
         socket.send_fds(left, [data], [0, 1])
         with pytest.raises(ProtocolError):
             channel.recv(1)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 def test_a_process_without_a_channel_says_so(monkeypatch):
