@@ -120,6 +120,7 @@ class NetDevice(VirtioDevice):
         self._kept: Kept | None = None
         self._plugged = True  # the keeper pulls the cable when it swaps what is behind the card
         self._interest = 0
+        self._arrivals: Arrivals | None = None  # once there are rings
         self._commands: dict[int, Callable[[int, bytes], bool]] = {
             NetControl.RX: self._set_mode,
             NetControl.MAC: self._set_address,
@@ -178,7 +179,8 @@ class NetDevice(VirtioDevice):
         self.rx_mode, self.address, self.unicasts, self.multicasts = int(RxMode.PROMISC), b"", [], []
         self.pairs_used, self.announcing, self.guest_offloads = 1, False, None
         self._net.length = 0
-        self._arrivals.reset()
+        if self._arrivals is not None:
+            self._arrivals.reset()
         self.driver_features = 0
         self.negotiated()
 
@@ -376,6 +378,7 @@ class NetDevice(VirtioDevice):
 
     def _after_rules(self) -> bool:
         """The machine code has run, and there have been rules. True: it has more to do at once."""
+        assert self._arrivals is not None
         more = self._arrivals.after()
         if self._arrivals.lost and self._net.rings[0]:
             self._engine.account(Ring(self._net.rings[0]), 0, 0, self._arrivals.lost)
