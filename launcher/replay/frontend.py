@@ -7,6 +7,7 @@ start a successor of the next epoch, to which it replays what a core would. Noth
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -402,9 +403,9 @@ class FrontEnd:
             self._disconnect()
             raise RuntimeError(f"{packet.body['error']}\n{packet.body['hint']}".strip())
 
-    def _send(self, name: str, body: dict[str, Any], *, seq: int, reply: bool = False) -> None:
+    def _send(self, name: str, body: dict[str, Any], *, seq: int, reply: bool = False, flags: int = 0) -> None:
         assert self.socket is not None
-        self.socket.send(encode(name, body, epoch=self.epoch, seq=seq, reply=reply))
+        self.socket.send(encode(name, body, epoch=self.epoch, seq=seq, reply=reply), flags)
 
     def _receive(self, timeout: float) -> Message:
         assert self.socket is not None
@@ -423,8 +424,9 @@ class FrontEnd:
         if message.name == "CALL":
             self.calls += 1
             return
-        if MESSAGES[message.name].answer is not None:
-            self._send(message.name, {}, seq=message.seq, reply=True)
+        if MESSAGES[message.name].answer is not None and not message.reply:
+            with contextlib.suppress(zmq.Again):  # it may have died since
+                self._send(message.name, {}, seq=message.seq, reply=True, flags=zmq.NOBLOCK)
             if (message.epoch, message.seq) in self._answered:
                 return  # said again before the answer had come
             self._answered.add((message.epoch, message.seq))
