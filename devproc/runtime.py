@@ -413,7 +413,7 @@ class Runtime:
         if not isinstance(self.device, VirtioDevice):
             return None
         queues = Queues(self.device, self._engine, self._memory, self._pages, self._broken)
-        queues.breaks = Breaks(self.device, str(self._body.get("device", "")))
+        queues.breaks = Breaks(self.device, str(self._body.get("stands_for") or self._body.get("device", "")))
         if self._body.get("careful", False):
             queues.careful.begin(self._body.get("condemned", []))
         return queues

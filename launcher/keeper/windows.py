@@ -86,7 +86,7 @@ class Windows:
         if not device.relay:
             return {}, {}
         properties = {"endpoint": self._endpoint(device), "expects": int(EXPECTS.get(device.device, 0))}
-        body = {"device": "relay", "backend": "", "properties": properties}
+        body = {"device": "relay", "stands_for": device.device, "backend": "", "properties": properties}
         if device.relay == WINDOW:
             self._listener(device)
             return body, {}

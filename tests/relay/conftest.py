@@ -50,7 +50,7 @@ def relay(kept: int) -> Iterator[Callable[..., FrontEnd]]:
 
     def begin(endpoint: str, lent: dict[str, int] | None = None) -> FrontEnd:
         made.append(FrontEnd("relay", {"endpoint": endpoint}, lent={"relay": kept, **(lent or {})}))
-        made[-1].start()
+        made[-1].start(stands_for="blk")
         return made[-1]
 
     yield begin

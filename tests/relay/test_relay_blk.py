@@ -13,6 +13,7 @@ from ring_disk import Disk
 
 from launcher.replay.frontend import FrontEnd
 from proto.errors import DeadlineMissed
+from proto.faults import RULES_SIZE, Rule
 from proto.virtio import BlkStatus, BlkType
 
 
@@ -173,3 +174,46 @@ def test_another_machine_gets_the_device_when_the_first_is_gone(disk: Callable[.
         served.front.kill()
         assert second.wait_used(other.layout, 30)[0] == 0
         assert other.result(0, 512) == (BlkStatus.OK, b"\x77" * 512)
+
+
+@pytest.mark.slow
+def test_rules_stop_requests_at_the_relay(disk: Callable[..., Any], tmp_path: Path) -> None:
+    """While there are rules Python pops; what was sent before, and what is held meanwhile, is answered all the same."""
+    gate = tmp_path / "gate"
+    served, _ = disk(b"\x33" * (1 << 20), options=f"pause:when={gate}:")
+    front = served.front
+    assert served.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK
+    gate.touch()
+    served.submit(0, BlkType.IN, 0, room=512)
+    front.notify(served.layout)
+    tally = os.memfd_create("tally")
+    os.ftruncate(tally, RULES_SIZE)
+    rule = Rule.parse({"device": "dev0", "slot": 0, "match": "op == READ and sector == 8"})
+    front.channel.send("RULES", {"rules": [rule.as_dict()]}, {"rules": tally})
+    held = hear_held(front, 0)
+    served.submit(1, BlkType.IN, 8, room=512)
+    front.notify(served.layout)
+    held = hear_held(front, 1)
+    served.submit(2, BlkType.IN, 16, room=512)  # which the rule does not concern: it is sent
+    front.notify(served.layout)
+    gate.unlink()
+    answered = {front.wait_used(served.layout, 60)[0] for _ in range(2)}
+    assert answered == {0, 32}
+    keys = [[row["queue"], row["number"]] for row in held]
+    front.channel.send("HELD", {"then": "go", "keys": keys, "data": b"", "offset": 0})
+    assert front.wait_used(served.layout, 60)[0] == 16
+    front.channel.send("RULES", {"rules": []}, {"rules": tally})
+    os.close(tally)
+    for slot in range(3):
+        assert served.result(slot, 512) == (BlkStatus.OK, b"\x33" * 512)
+    assert served.request(BlkType.IN, 0, room=512) == (BlkStatus.OK, b"\x33" * 512)
+
+
+def hear_held(front: FrontEnd, count: int) -> list[dict[str, Any]]:
+    """Wait until the relay says that so many are held."""
+    while True:
+        packet = front.channel.recv(60)
+        packet.close()
+        if packet.kind == "HELD" and len(packet.body["held"]) == count:
+            held: list[dict[str, Any]] = packet.body["held"]
+            return held
