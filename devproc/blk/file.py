@@ -1,11 +1,13 @@
 """A raw disk image, or a block device, as a disk's backend.
 
-The image is locked as long as it is open (an OFD lock, which does not outlive the process and is respected by QEMU
-too): shared for a read-only disk, exclusive for a writable one. Its size is read once, at the start.
+The image is locked as long as it is open, by OFD locks, which do not outlive the process: all of it for a writable
+disk, and for one that is read-only the bytes that QEMU locks then, so that readers of both kinds share it and writers
+of neither get it. Its size is read once, at the start.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -21,7 +23,12 @@ from proto.virtio import BLK_SECTOR_SIZE
 __all__ = ["FileBackend", "open_file", "open_locked", "punch", "whole"]
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock, 64-bit
-_F_OFD_SETLK = 37
+_F_OFD_GETLK, _F_OFD_SETLK = 36, 37
+# QEMU's block/file-posix.c: byte 100 + N is locked (for reading) by who uses permission N, 200 + N by who does not
+# share it.
+_CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
+_READER_HOLDS = (100 + _CONSISTENT_READ, 200 + _WRITE, 200 + _RESIZE)
+_READER_REFUSES = (100 + _WRITE, 100 + _RESIZE, 200 + _CONSISTENT_READ)
 _IOV_MAX = 1024
 _ZEROES = bytes(1 << 16)
 
@@ -145,9 +152,16 @@ def _size(path: str, fd: int) -> int:
 
 
 def _lock(path: str, fd: int, read_only: bool) -> None:
-    kind = fcntl.F_RDLCK if read_only else fcntl.F_WRLCK
     try:
-        fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+        if not read_only:
+            fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+            return
+        for byte in _READER_HOLDS:
+            fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+        for byte in _READER_REFUSES:
+            answer = fcntl.fcntl(fd, _F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+            if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+                raise BlockingIOError(errno.EAGAIN, "somebody writes")
     except (BlockingIOError, PermissionError):
         raise ImageLocked(
             f"{path} is locked: another machine has it open",

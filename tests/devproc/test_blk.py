@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
 
 import pytest
 
+from devproc.blk.file import open_locked
 from launcher.replay.frontend import GPA
-from proto.errors import ProtocolError
+from proto.errors import ImageLocked, ProtocolError
 from proto.pages import queue_statistics
 from proto.virtio import BlkFeature, BlkStatus, BlkType, Feature, bit
 
@@ -240,6 +242,41 @@ def test_an_image_in_use_is_locked(start, disk, tmp_path):
 def test_two_read_only_disks_share_an_image(start, disk, tmp_path):
     disk(options=",ro")
     start("blk", backend=f"file:{tmp_path}/disk.img,ro")
+
+
+@pytest.mark.skipif(shutil.which("qemu-io") is None, reason="needs qemu-io")
+def test_qemu_shares_an_image_with_readers_and_with_no_writer(disk, tmp_path):
+    path = tmp_path / "disk.img"
+
+    def qemu_io(*words: str) -> bool:
+        command = ["qemu-io", "-f", "raw", *words, str(path)]
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+    disk(options=",ro")
+    assert qemu_io("-r", "-c", "read 0 512")
+    assert not qemu_io("-c", "read 0 512")
+
+
+@pytest.mark.skipif(shutil.which("qemu-io") is None, reason="needs qemu-io")
+@pytest.mark.parametrize(("theirs", "ours", "shared"), [("-r", True, True), ("-r", False, False), ("-n", True, False)])
+def test_an_image_that_qemu_has_open_is_shared_among_readers_alone(tmp_path, theirs, ours, shared):
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    command = ["qemu-io", "-f", "raw", theirs, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"read 0 512\n")
+        process.stdin.flush()
+        while b"read 512/512" not in process.stdout.readline():
+            assert process.poll() is None
+        try:
+            os.close(open_locked(str(path), ours))
+            found = True
+        except ImageLocked:
+            found = False
+        process.stdin.write(b"quit\n")
+        process.stdin.flush()
+    assert found is shared
 
 
 def test_an_unwritable_image_says_how_to_read_it(tmp_path):
