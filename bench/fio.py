@@ -122,7 +122,7 @@ def _compared(run: Run, load: Load, file: str, ours: Console, theirs: Console, g
     command = load.command(file, seconds)
     field = READ_IOPS if "read" in load.rw else WRITE_IOPS
     sides = [partial(_iops, console, command, field) for console in (ours, theirs)]
-    values = alternate(*sides, rounds=run.rounds(7), progress=_of(run, load.what))
+    values = alternate(*sides, rounds=run.rounds(5), progress=_of(run, load.what))
     note = "" if goal is None else f"the CPU's own ratio is {goal.value:g}"
     return Figure.compared(f"Debian, fio: {load.what}", "IOPS", compare(*values), goal, note)
 

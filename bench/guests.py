@@ -45,7 +45,7 @@ def qemu(*arguments: str, disk: str | None = None, second: str | None = None) ->
         command += ["-drive", f"file={disk},format=raw,if=none,id=disk"]
         command += ["-device", "virtio-blk-device,drive=disk,bus=virtio-mmio-bus.1"]
     if second is not None:
-        command += ["-drive", f"file={second},file.locking=off,format=raw,if=none,id=second,readonly=on"]
+        command += ["-drive", f"file={second},format=raw,if=none,id=second,readonly=on"]
         command += ["-device", "virtio-blk-device,drive=second,bus=virtio-mmio-bus.0"]
     return command
 

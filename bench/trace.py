@@ -173,7 +173,7 @@ def _programs(run: Run, ring: Ring) -> Iterator[Figure]:
             return instructions * 1000 / (time.process_time_ns() - before)
 
         traced, bare = alternate(
-            partial(mips, True), partial(mips, False), rounds=run.rounds(15, 1), progress=run.progress
+            partial(mips, True), partial(mips, False), rounds=run.rounds(9, 1), progress=run.progress
         )
         yield Figure.compared(program, "MIPS", compare(traced, bare), MIPS_GOAL)
 
