@@ -61,7 +61,7 @@ def kept_journal(device: Device, name: str) -> Journal:
 
 
 class Log(Protocol):
-    """Where machine code is told of the journal's memory."""
+    """Where machine code is told of the journal's memory. Its records are lists of changes."""
 
     log_at: int  # the address at which the next record begins: 8 bytes of length and checksum, which are 0
     log_end: int  # and that which none may reach
@@ -127,13 +127,17 @@ class Journal:
         self._moved()
 
     def news(self) -> dict[int, Any]:
-        """The keys that machine code has changed since this was last asked, and what they have become."""
+        """The keys that machine code has changed since this was last asked, and what they have become. This process
+        has written it, so it is whole."""
         found: dict[int, Any] = {}
-        if self._word(self._at) != 0:
-            for changes in self._records():
-                found.update(changes)
-            for key, value in found.items():
-                self._apply(key, value)
+        memory, at = self._memory, self._at
+        while length := _WORD.unpack_from(memory, at)[0]:
+            begin = at + _RECORD.size
+            at = begin + length
+            found.update(msgpack.unpackb(memory[begin:at]))
+        self._at = at
+        for key, value in found.items():
+            self._apply(key, value)
         return found
 
     def close(self) -> None:

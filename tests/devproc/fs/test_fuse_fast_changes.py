@@ -5,12 +5,15 @@ import os
 import random
 import stat
 import struct
+import zlib
 
 import pytest
 from fuse_client import ROOT, Client, message
 from fuse_fast_client import FastClient, kept, plain, state, tree
 
+from devproc.fs.fuse.log import checksum
 from devproc.fs.fuse.messages import IN_HEADER, Opcode
+from native.memory import Area
 
 NAMES = [b"a", b"b", b"dir", b"long name, with blanks \xff"]
 
@@ -271,3 +274,11 @@ def test_requests_cut_anywhere_are_refused_alike(two):
             for room in (0, 15, 31, 159):
                 answers = [client.raw(data[:size], room) for client in two]
                 assert plain(answers[0], opcode) == plain(answers[1], opcode)
+
+
+@pytest.mark.parametrize("size", range(20))
+def test_the_checksum_is_zlibs(size):
+    data = random.Random(size).randbytes(size)
+    with Area.allocate(64) as area:
+        area.view()[:size] = data
+        assert checksum(area.address, size) == zlib.crc32(data)
