@@ -116,7 +116,9 @@ class Session:
         else:
             limit = REQUESTS[Opcode.WRITE][0].size if header.opcode == Opcode.WRITE else REQUEST_MAX
             answer = self._answer(header, request.read(limit))
-        if answer and not request.deferred and request.writable >= OUT_HEADER.size:
+        if request.writable < OUT_HEADER.size:
+            request.written = 0
+        elif answer and not request.deferred:
             request.write_at(0, answer)
 
     def _once(self, header: Header, head: bytes, message: bytes) -> bytes:

@@ -65,6 +65,12 @@ def test_a_file_is_written_and_read(guest, share):
         guest.read(handle)
 
 
+@pytest.mark.parametrize("room", [0, 8, 15])
+def test_without_room_for_an_answer_none_is_said_to_be_there(guest, room):
+    _, handle = guest.create(b"f", b"hello")
+    assert guest.raw(message(Opcode.READ, 0, handle, 0, 5), room) == b""
+
+
 def test_a_node_is_one_file_under_all_its_names(guest):
     node, _ = guest.create(b"f")
     assert struct.unpack_from("<Q", guest.call(Opcode.LINK, ROOT, node, names=[b"g"]))[0] == node

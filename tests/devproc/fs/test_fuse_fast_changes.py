@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import stat
 import struct
 import zlib
@@ -11,10 +12,15 @@ import pytest
 from fuse_client import ROOT, Client, message
 from fuse_fast_client import FastClient, kept, plain, state, tree
 
+from devproc.fs.fuse.fast import serve
 from devproc.fs.fuse.log import checksum
-from devproc.fs.fuse.messages import IN_HEADER, Opcode
+from devproc.fs.fuse.messages import IN_HEADER, REQUESTS, Opcode
 from native.memory import Area
 
+SERVED = [  # what machine code answers
+    *(Opcode.LOOKUP, Opcode.FORGET, Opcode.GETATTR, Opcode.MKDIR, Opcode.UNLINK, Opcode.RMDIR, Opcode.OPEN),
+    *(Opcode.READ, Opcode.WRITE, Opcode.RELEASE, Opcode.FLUSH, Opcode.OPENDIR, Opcode.READDIR, Opcode.CREATE),
+]
 NAMES = [b"a", b"b", b"dir", b"long name, with blanks \xff"]
 
 
@@ -282,3 +288,36 @@ def test_the_checksum_is_zlibs(size):
     with Area.allocate(64) as area:
         area.view()[:size] = data
         assert checksum(area.address, size) == zlib.crc32(data)
+
+
+def hostile(choose):
+    """A request, often well-formed; and how much room there is for its answer."""
+    opcode = choose.choice(SERVED)
+    layout, names = REQUESTS[opcode]
+    sizes = [8 if kind == "Q" else 4 for kind in re.sub(r"(\d+)(\w)", lambda m: m[2] * int(m[1]), layout.format[1:])]
+    fields = [choose.choice([0, 0, 1, 2, 3, 1 << 31, (1 << 64) - 1]) & (1 << 8 * size) - 1 for size in sizes]
+    words = [choose.choice([b"a", b"b", b"a", b"", b"..", b"a/b", b"x" * 200, b"x" * 206]) for _ in range(names)]
+    data = bytearray(
+        message(opcode, choose.choice([1, 1, 2, 3]), *fields, names=words, data=bytes(choose.choice([0, 9])))
+    )
+    if choose.random() < 0.1:
+        del data[choose.randrange(len(data)) :]
+    if data and choose.random() < 0.1:
+        data[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
+    return bytes(data), choose.choice([8192, 8192, 8192, 0, 15, 16, 31, 143, 159])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_outside_its_memory_is_touched_whatever_is_asked(share, seed):
+    """The checked run, which refuses any access outside known areas, overflows and lost bits."""
+    choose = random.Random(seed)
+    guest = FastClient(share, run=serve, pieces=choose.choice([1, 2, 5]))
+    journal = guest.session.nodes._journal
+    with Area.adopt(journal._address, journal._size):
+        for _ in range(200):
+            data, room = hostile(choose)
+            answer = guest.raw(data, room)
+            assert not answer or struct.unpack_from("<I", answer)[0] == len(answer) <= room
+    assert guest.served > 0
+    guest.close()
+    assert sorted(os.listdir(share.parent)) == ["share"]
