@@ -63,6 +63,9 @@ def test_a_window_and_the_deaths_on_both_sides_of_it(
     wait_until(lambda: machine.row("blk0")["state"] == "running", "the relay's return")
     refused = subprocess.run([*COMMAND, "swap", "blk0", written, "--machine", "window"], capture_output=True)
     assert refused.returncode and b"behind a relay" in refused.stderr
+    words = ["mirror", "blk0", f"{written}.copy", "--machine", "window"]
+    refused = subprocess.run([*COMMAND, *words], capture_output=True, timeout=60)
+    assert refused.returncode and b"behind a relay" in refused.stderr
 
 
 @pytest.fixture
@@ -106,6 +109,9 @@ REFUSED = {
     "no keys": (["--disk", "remote://server"], "needs keys"),
     "keys that are none": (["--disk", "remote:keys=nowhere://server"], "no key to connect with"),
     "something on it": (["--disk", "remote:keys=nowhere://server,ro"], "for the other host"),
+    "a card's address": (["--net", "remote:keys=nowhere://server,mac=52:54:00:12:34:56"], "for the other host"),
+    "a card's capture": (["--net", "remote:keys=nowhere://server,pcap=x"], "for the other host"),
+    "a card without keys": (["--net", "remote://server"], "needs keys"),
     "registers": (["--device", "mailbox,window=on"], "cannot be behind a window"),
 }
 
@@ -117,3 +123,16 @@ def test_what_the_command_line_refuses(case: str, tmp_path: Path) -> None:
         [*COMMAND, "run", "--guest", "bundled", "--dry-run", *words], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 125 and why in done.stderr
+
+
+def test_serve_wants_one_thing_and_no_more_of_a_card_than_is_here(tmp_path: Path) -> None:
+    create(tmp_path / "keys")
+    for words, why in (
+        (["--net", "user", "disk.img"], "serve one thing"),
+        (["--net", "user,ip=dhcp"], "for the host with the guest"),
+        (["--net", "nothing"], "there is no network"),
+    ):
+        done = subprocess.run(
+            [*COMMAND, "serve", *words, "--keys", "keys"], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        )
+        assert done.returncode == 125 and why in done.stderr, words
