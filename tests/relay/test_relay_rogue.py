@@ -16,6 +16,7 @@ from devproc.engine import load_engine
 from devproc.relay.device import RelayDevice
 from devproc.relay.twin import Rings
 from devproc.relay.twin_code import PAGE, Place
+from devproc.rng import Entropy
 from proto.errors import ProtocolError
 from proto.relay import HEADER_SIZE, MAX_LOAD, MAX_MESSAGE, MESSAGES, AnswerFlag, decode, encode
 
@@ -273,3 +274,46 @@ def test_a_message_is_refused_from_the_wrong_side_and_when_it_is_cut(name: str) 
             decode(data[:cut], row.sender, load)
     with pytest.raises(ProtocolError):
         decode(data + bytes(MAX_MESSAGE), row.sender, load)
+
+
+_RECORD = st.builds(
+    lambda counter, data, writable, head, queue, error, claim: (
+        REQUEST.pack(counter, claim if claim >= 0 else len(data), writable, head, queue, 0, error)
+        + data
+        + bytes(-len(data) % 8)
+    ),
+    st.integers(0, 5),
+    st.binary(max_size=40),
+    st.sampled_from([0, 1, 512, 5000, 1 << 22, (1 << 22) + 1, 0xFFFFFFFF]),
+    st.sampled_from([0, 1, 2, 63, 64, 0xFFFF]),
+    st.sampled_from([0, 0, 0, 1, 15, 16, 0xFFFF]),
+    st.sampled_from([0, 0, 1, 13, 0xFFFF]),
+    st.sampled_from([-1, -1, -1, 0, 100, 0xFFFFFFFF]),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(messages=st.lists(st.lists(_RECORD, max_size=6), max_size=12), cut=st.integers(0, 3))
+def test_a_rogue_relay_cannot_hurt_the_device(messages: list[list[bytes]], cut: int) -> None:
+    """Each request is answered once, with no more than it has room for, or is nonsense."""
+    rings = Rings(Entropy("rng0", {}), load_engine())
+    rings.begin()
+    asked = 0
+    for records in messages:
+        load = b"".join(records)
+        kept = ctypes.create_string_buffer(load[: len(load) - cut], max(1, len(load) - cut))
+        found, at = rings.place(ctypes.addressof(kept), max(0, len(load) - cut), 0)
+        assert found != Place.ALL or at == max(0, len(load) - cut)
+        asked += len(records)
+        while rings.turn():
+            pass
+        answered, at, more = b"", 0, True
+        while more:
+            said, more = rings.collect(again=False)
+            answered += said
+        while at < len(answered):
+            _, written, _, head, queue, _, _ = ANSWER.unpack_from(answered, at)
+            assert head < 64 and queue == 0 and written <= 1 << 22
+            at += ANSWER.size + (written + 7 & ~7)
+            asked -= 1
+        assert at == len(answered) and asked >= 0
