@@ -24,6 +24,7 @@ from proto.pages import (
     MAX_QUEUES,
     PAGE_SIZE,
     CoreStats,
+    DeviceToCore,
     LinkMode,
     format_core_page,
     format_device_page,
@@ -77,6 +78,7 @@ class Member:
         self.wanted = False  # its death is an order, not a failure
         self.away = False  # it says that it waits for somebody, it may be for ever
         self.waits = 0.0  # seconds for which it has been waiting for its backend
+        self._calls = 0  # `call_sequence` of its page when its process was started
         self.answers = 0  # ALIVE packets, of a process that has no heartbeat
         self.segments: dict[str, Segment] = {}
         self.lines = log_throttle()  # what it may write into logs
@@ -97,6 +99,15 @@ class Member:
         self.state, self.reason, self.waits, self.away = "starting", "", 0.0, False
         if "device_to_core" in self.segments:
             reset_device_page(self.segments["device_to_core"].view(), self.epoch)
+            self._calls = self._call_sequence()
+
+    def has_served(self) -> bool:
+        """Has the process of this epoch begun to serve a queue? It does so with a call, before the core has said that
+        it is there."""
+        return "device_to_core" in self.segments and self._call_sequence() != self._calls
+
+    def _call_sequence(self) -> int:
+        return read_word(self.segments["device_to_core"].view(), DeviceToCore, "call_sequence", 4)
 
     def give(self) -> None:
         """Send what the store holds, before START: STORED packets of named descriptors."""

@@ -109,7 +109,7 @@ class Quarantine:
         if member.device is None or member.wanted or was_standin:
             return
         outside = status == -signal.SIGKILL and not child.killed
-        served = member.state not in ("starting", "restarting")
+        served = member.state not in ("starting", "restarting") or member.has_served()
         death = Death(child.pid, status, what, lived, outside, served)
         supervisor = self._supervisor
         kind = record.seen.get("device_id", 0)

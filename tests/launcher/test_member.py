@@ -12,6 +12,7 @@ from launcher.keeper import member as members
 from launcher.keeper.member import Member, core_start, device_start, make_device_memory, make_machine_memory, row_of
 from launcher.machine.description import RAM_BASE, Device, Machine, Serial
 from proto.channel import Channel
+from proto.pages import DeviceToCore
 
 MACHINE = Machine(
     "m",
@@ -109,3 +110,18 @@ def test_segments_have_no_name_and_all_their_pages() -> None:
     assert status.st_blocks * 512 >= MACHINE.memory
     for segment in shared.values():
         segment.close()
+
+
+def test_who_has_called_has_served(member: Member) -> None:
+    """Whatever the core has said so far: a request may kill its device before the core says that it is there."""
+    make_device_memory(member, MACHINE)
+    member.next_epoch()
+    page = member.segments["device_to_core"].view()
+    at = DeviceToCore.offset("call_sequence")
+    for count in (7, 8):
+        assert not member.has_served()
+        page[at : at + 4] = count.to_bytes(4, "little")
+        assert member.has_served()
+        member.next_epoch()
+    page.release()
+    member.close()
