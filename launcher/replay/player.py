@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from devproc.net.backend import Word, parse_uri
+from devproc.net.offload import TSO4, TSO6
 from launcher.record.pcapng import received_frames
 from launcher.record.words import telling_of
 from launcher.replay.compare import MODES, differs, hexdump, mode_of
@@ -41,6 +43,7 @@ DEADLINE = 10.0  # seconds for an answer
 SLACK = 64 << 20  # bytes of RAM besides four times what was ever in flight
 NET_HEADER = 12
 LOG_LINES = 20
+GSO = {1: TSO4, 4: TSO6}  # gso_type (5.1.6): the offload that a backend takes it by
 PATIENCE = 5  # requests without an answer; then nothing more can be expected
 
 
@@ -328,8 +331,9 @@ class Player:
         assert self._place.wire is not None
         self._place.wire.settimeout(self._deadline)
         try:
-            while len(data := self._place.wire.recv(1 << 18)) == 4:
-                pass
+            for _ in range(pieces_of(request, parse_uri(self._place.backend).backend.takes)):
+                while len(data := self._place.wire.recv(1 << 18)) == 4:
+                    pass
         except TimeoutError:
             self._differ(request, "the frame does not come out of the card", None)
             return
@@ -353,6 +357,17 @@ class Player:
             telling = telling_of(self._device, next(iter(self._flying.values())))
             words = f"; it had taken request {telling['number']}: {telling['op']}  {telling['words']}".rstrip()
         self._result.died = what + words
+
+
+def pieces_of(request: Request, takes: int) -> int:
+    """How many frames the card makes of one that it was sent: a large one is cut for a backend that takes none."""
+    head, frame = request.readable[:NET_HEADER], request.readable[NET_HEADER:]
+    size, start = struct.unpack_from("<HH", head, 4)
+    large = int(GSO.get(head[1] & 0x7F, 0))
+    if not large or takes & large or not size or len(frame) < start + 20:
+        return 1
+    payload = int(len(frame) - start - 4 * (frame[start + 12] >> 4))
+    return -(-payload // int(size))
 
 
 def _ram_for(script: Script) -> int:

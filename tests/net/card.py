@@ -31,6 +31,27 @@ def frame(payload: bytes = b"", *, to: bytes = MAC, source: bytes = OTHER, kind:
     return to + source + kind.to_bytes(2, "big") + payload.ljust(46, b"\0")
 
 
+def ones_sum(data: bytes) -> int:
+    """RFC 1071, one word after the other."""
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def tcp_frame(payload: bytes, flags: int = 0x18) -> tuple[bytes, int]:
+    """A TCP segment in IPv4 with the pseudo header's sum for a checksum, and where its TCP header begins."""
+    tcp = struct.pack(">HHIIBBHHH", 1000, 80, 7, 9, 5 << 4, flags, 500, 0, 0)
+    source, target = bytes([10, 0, 2, 15]), bytes([10, 0, 2, 2])
+    pseudo = ones_sum(source + target + struct.pack(">HH", 6, len(tcp) + len(payload)))
+    tcp = tcp[:16] + struct.pack(">H", pseudo) + tcp[18:]
+    total = 20 + len(tcp) + len(payload)
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, total, 77, 0x4000, 64, 6, 0) + source + target
+    ip = ip[:10] + struct.pack(">H", 0xFFFF ^ ones_sum(ip)) + ip[12:]
+    return OTHER + MAC + b"\x08\x00" + ip + tcp + payload, 34
+
+
 class Card:
     """A device process behind a backend's name, and its cable: `wire` is the peer's end."""
 

@@ -189,15 +189,18 @@ def test_a_request_under_the_debugger(recorded: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_card_gets_and_sends_the_frames_of_then(tapped: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "pieces"), [("user", 1), ("stream:unix:/x", 6)])
+def test_a_card_gets_and_sends_the_frames_of_then(tapped: Any, tmp_path: Path, backend: str, pieces: int) -> None:
+    """`pieces`: into how many frames the card cuts a large one for this backend."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "net"))
-    from card import Card, frame, header
+    from card import Card, frame, header, tcp_frame
 
     tap = tapped()
-    card = Card("user", {"pairs": 1})
+    card = Card(backend, {"pairs": 1})
     card.front._lent = {**card.front._lent, "tap": tap.fd}
     try:
         card.start()
+        card.wire.send((1).to_bytes(4, "little"))  # the link is up
         card.offer(2048, 2048, 2048)
         for number in range(2):
             card.wire.send(header() + frame(bytes([number + 1]) * 60))
@@ -210,10 +213,16 @@ def test_a_card_gets_and_sends_the_frames_of_then(tapped: Any, tmp_path: Path) -
         card.offer(2048, 2048)
         card.wire.send(header() + frame(bytes(3000)))
         assert card.receive()[1] == frame(bytes(3000))
+        data, at = tcp_frame(bytes(range(256)) * 20)
+        card.send(header(1, 1, 54, 1000, at, 16), data)
+        for _ in range(pieces):
+            card.wire.recv(1 << 17)
+        card.send(header(), frame(b"behind it"))
+        card.wire.recv(4096)
         device = {
             "id": "net0",
             "device": "net",
-            "backend": "user",
+            "backend": backend,
             "properties": {"pairs": 1, "mac": "52:54:00:12:34:56"},
         }
         path = tap.save(tmp_path / "net.rec", device)
@@ -221,7 +230,7 @@ def test_a_card_gets_and_sends_the_frames_of_then(tapped: Any, tmp_path: Path) -
         card.close()
     result = replay(path)
     assert result.same, result.text
-    assert result.compared == 6
+    assert result.compared == 8
 
 
 def test_a_share_needs_its_directory_and_is_compared_by_status(tapped: Any, tmp_path: Path) -> None:
