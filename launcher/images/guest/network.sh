@@ -44,7 +44,7 @@ while read -r mac how gateway; do
     ip link set "$interface" up
     case $how in
     none) ;;
-    dhcp) udhcpc -q -n -t 5 -T 1 -i "$interface" -s /run/bulkhead/network >/dev/null 2>&1 ||
+    dhcp) udhcpc -q -n -t 15 -T 1 -i "$interface" -s /run/bulkhead/network >/dev/null 2>&1 ||
         echo "bulkhead: $interface: nobody leases addresses here" >&2 ;;
     *)
         ip addr add "$how" dev "$interface"
