@@ -91,6 +91,7 @@ class Driver(Record):
     done: u64
     seed: u64
     blocks: u64  # positions to choose from
+    sequential: u32  # not 0: one after the other, not at random
     block_sectors: u64
     type: u32
     failed: u32
@@ -182,11 +183,14 @@ def send_kick(driver: Driver) -> bool:
 
 @fn
 def _submit(driver: Driver, slot: u32) -> None:
-    """Request `slot` (descriptors 3*slot …) at the next random position."""
-    driver.seed = wrap64(driver.seed * 6364136223846793005 + 1442695040888963407)
+    """Request `slot` (descriptors 3*slot …) at the next position, which is random unless they are `sequential`."""
+    position: u64 = driver.sent
+    if driver.sequential == 0:
+        driver.seed = wrap64(driver.seed * 6364136223846793005 + 1442695040888963407)
+        position = driver.seed >> 33
     header: u64 = driver.headers + u64(slot) * SLOT_HEADERS
     store32(header, driver.type)
-    store64(header + 8, ((driver.seed >> 33) % driver.blocks) * driver.block_sectors)
+    store64(header + 8, (position % driver.blocks) * driver.block_sectors)
     publish(driver, slot * 3)
     driver.sent = driver.sent + 1
 
