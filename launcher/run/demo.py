@@ -190,6 +190,7 @@ class Facts:
     pids: set[tuple[int, float]] = field(default_factory=set)  # all that ever ran, with the times they began
     began: float = field(default_factory=time.time)
     kills: int = 0
+    killed: set[int] = field(default_factory=set)
     mirrored: bool = False
 
 
@@ -247,9 +248,8 @@ def _check_nothing_left(facts: Facts, scratch: Path) -> None:
 
 def _forget_crashes(facts: Facts) -> None:
     """What its own kills have left (`launcher.inspect.bundles`). When something did not hold they stay, as evidence."""
-    pids = {pid for pid, _ in facts.pids}
     for bundle in bundles():
-        if bundle.crash.get("pid") in pids and bundle.crash.get("time", 0.0) >= facts.began:
+        if bundle.crash.get("pid") in facts.killed and bundle.crash.get("time", 0.0) >= facts.began:
             shutil.rmtree(bundle.path, ignore_errors=True)
 
 
@@ -405,6 +405,7 @@ class _DemoConsole(Console):
             before = device_row(channel, id)
             began = time.monotonic()
             os.kill(before["pid"], signal.SIGKILL)
+            self._facts.killed.add(before["pid"])
             after = await_running(channel, id, before["epoch"] + 1, began + RESTART_DEADLINE)
         took = (time.monotonic() - began) * 1000
         self._look()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pytest
 
 BULKHEAD = (sys.executable, "-P", "-m", "launcher")
-DEADLINE = 60.0
+DEADLINE = 100.0
 
 
 def missing(what: str) -> None:

@@ -84,6 +84,8 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in scratch.iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_without_a_mirror_it_says_so_and_runs_the_bundled_guest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +96,7 @@ def test_without_a_mirror_it_says_so_and_runs_the_bundled_guest(
     )
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     with Conversation([*BULKHEAD, "demo"]) as demo:
-        heard = demo.expect("kernel entered")
+        heard = demo.expect("kernel entered", timeout=300)  # in an empty cache: the engine is compiled first
         demo.process.send_signal(signal.SIGINT)
         demo.finish()
     assert "no Debian guest: this host's apt knows no Debian mirror" in heard
