@@ -25,7 +25,14 @@ from native.function import define
 
 COUNTDOWN = 0x2100_0000_0000  # where the word is mapped
 KILL = 62 if numbers.MACHINE != "aarch64" else 129
-STEPPED = {once: None, making: None, removing: None, opening: None, log: ("record_end",)}
+# What only puts together in memory that nobody sees yet has no steps.
+STEPPED = {
+    once: ("once_begin", "intend"),
+    making: ("create", "make_directory", "_in_directory", "_begin_node", "_make", "_begin_file", "learn", "hold"),
+    removing: ("remove", "_take_name", "forget"),
+    opening: ("open_file", "open_directory", "_opened", "release"),
+    log: ("record_end",),
+}
 
 
 @fn
@@ -46,7 +53,7 @@ def stepped():
         scope = {**vars(module), **ours, "__name__": f"killed.{module.__name__}"}
         functions = _functions(module)
         for node in functions:
-            if module in STEPPED and (STEPPED[module] is None or node.name in STEPPED[module]):
+            if node.name in STEPPED.get(module, ()):
                 node.body = _Numbering("change", node.name, []).block(node.body)
         source = "\n\n".join(ast.unparse(ast.fix_missing_locations(node)) for node in functions) + "\n"
         define(source, scope, f"<killed {module.__name__}>")
