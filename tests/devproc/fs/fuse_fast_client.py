@@ -97,12 +97,12 @@ LOOKED_AT = (Opcode.LOOKUP, Opcode.CREATE, Opcode.MKDIR, Opcode.LINK)  # answers
 
 
 def plain(answer, opcode):
-    """An answer without what is another's on another directory: inodes and times."""
+    """An answer without what is another's on another directory: inodes, blocks and times."""
     data = bytearray(answer)
     at = 16 + 40 if opcode in LOOKED_AT else 32 if opcode in (Opcode.GETATTR, Opcode.SETATTR) else 0
     if at and len(data) > 16:
         data[at : at + 8] = bytes(8)
-        data[at + 24 : at + 60] = bytes(36)
+        data[at + 16 : at + 60] = bytes(44)
     if opcode == Opcode.READDIR:
         at = 16
         while at < len(data):
