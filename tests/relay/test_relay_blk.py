@@ -107,6 +107,7 @@ def test_a_reset_waits_for_nobody(disk: Callable[..., Any]) -> None:
 def test_configuration_is_written_and_read_back(disk: Callable[..., Any]) -> None:
     served, behind = disk()
     writeback = 32  # offset in struct virtio_blk_config
+    assert served.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK  # there is a connection
     answer = served.front.request("CONFIG_SET", {"offset": writeback, "data": b"\0"})
     assert answer["config"][writeback] == 0
     behind.kill()
