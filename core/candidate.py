@@ -17,7 +17,7 @@ from proto.virtio import BLK_SECTOR_SIZE, BlkFeature, DeviceId, NetFeature, Stat
 if TYPE_CHECKING:
     from core.link import Port
 
-__all__ = ["check_candidate", "feature_names"]
+__all__ = ["check_candidate", "check_config", "feature_names"]
 
 BLK_SIZE = 20  # 5.2.4: offsets in struct virtio_blk_config
 _FEATURES: dict[int, Any] = {DeviceId.BLOCK: BlkFeature, DeviceId.NET: NetFeature}
@@ -27,7 +27,12 @@ def check_candidate(port: Port, hello: dict[str, Any]) -> None:
     """Raises ProtocolError, its hint saying what to do, when the guest would notice more than a pause."""
     port.check(hello)
     if port.status & Status.DRIVER_OK:
-        _CHECKS.get(hello["device_id"], _anything)(port.config(), hello["config"])
+        check_config(hello["device_id"], port.config(), hello["config"])
+
+
+def check_config(device_id: int, old: bytes, new: bytes) -> None:
+    """May the one configuration space follow the other? Raises ProtocolError."""
+    _CHECKS.get(device_id, _anything)(old, new)
 
 
 def feature_names(device_id: int, bits: int) -> str:

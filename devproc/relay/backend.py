@@ -30,13 +30,23 @@ from devproc.relay.twin_code import Place
 from proto.errors import ProtocolError
 from proto.relay import MAX_LOAD, Said, decode, encode
 
-__all__ = ["Host"]
+__all__ = ["Host", "about"]
 
 GONE = 10.0  # seconds without a word after which another machine may have the device
 HIGH_WATER = 4096
 BATCH = 16  # messages before the device is served, and other descriptors are looked at
 _IDENTITY = struct.Struct("<QQ")  # owner, life
 _EVENTS, _POLLIN, _NOBLOCK, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)
+
+
+def about(device: VirtioDevice) -> dict[str, Any]:
+    """What a device that is open is to its driver."""
+    return {
+        "device_id": int(device.device_id),
+        "queues": [queue.size for queue in device.queues],
+        "features": device.features,
+        "config": device.config_bytes(),
+    }
 
 
 class Host:
@@ -251,14 +261,8 @@ class Host:
 
     def _about(self) -> dict[str, Any]:
         queues = self._device.queues
-        return {
-            "device_id": int(self._device.device_id),
-            "queues": [queue.size for queue in queues],
-            "passive": [index for index, queue in enumerate(queues) if queue.passive or queue.on_demand],
-            "features": self._device.features,
-            **self._config(),
-            "bytes": LIMIT,
-        }
+        passive = [index for index, queue in enumerate(queues) if queue.passive or queue.on_demand]
+        return {**about(self._device), "passive": passive, **self._config(), "bytes": LIMIT}
 
     def _config(self) -> dict[str, Any]:
         self._config_said = self._device.config_bytes()

@@ -338,8 +338,11 @@ class RelayDevice(VirtioDevice):
             raise ProtocolError(f"queues of {body['queues']}", field="queues")
         if not body["bytes"]:
             raise ProtocolError("it takes no requests", field="bytes")
-        known = ("device_id", "queues", "features")
-        if self._about and any(body[name] != self._about[name] for name in known):
+        about = self._about
+        if about and (
+            any(body[name] != about[name] for name in ("device_id", "queues"))
+            or about["features"] & ~body["features"]  # more of them are nothing to a guest that was not offered them
+        ):
             raise ProtocolError("it is another device than before", field="device_id")
         if not self._about:
             self._about = body

@@ -3,7 +3,12 @@
 START brings {id, device, properties, backend, endpoint, log_level, sandbox} and perhaps descriptors: `listen`, a
 socket that listens already, at `endpoint` (this process makes none); `keys`, the CURVE keys of a server: its
 public and its secret one, and the public ones of those who may connect, a line each; what a predecessor has stored, in
-STORED packets before. READY answers it when the device is open and can be reached, FAILED when that cannot be.
+STORED packets before. READY{about} answers it when the device is open and can be reached, FAILED when that cannot be.
+`about` is what the device is.
+
+In a swap (`candidate`) the device of another process goes on meanwhile. WAITING{about} answers START once the device is
+open, WAITING without it when that must wait until the other one is dead (`late`, or the image is locked). GO is what is
+waited for, perhaps after STORED packets; then comes WAITING{about}, if it has not come, or READY.
 """
 
 from __future__ import annotations
@@ -27,11 +32,11 @@ from devproc.fs.journal import kept_memory
 from devproc.kept import KEPT_SIZE, Kept
 from devproc.needs import needs_of_served
 from devproc.registry import explain, make_device
-from devproc.relay.backend import Host
+from devproc.relay.backend import Host, about
 from devproc.relay.line import read_curve
 from devproc.sandbox import Sandbox
 from proto.channel import Channel, Packet
-from proto.errors import BulkheadError, ChannelClosed, ConfigError, ProtocolError
+from proto.errors import BulkheadError, ChannelClosed, ConfigError, ImageLocked, ProtocolError
 
 __all__ = ["Process"]
 
@@ -70,8 +75,12 @@ class Process:
         device.log, device.watch, device.unwatch = self._log, self._watch, self._unwatch
         device.store, device.unstore = self._store, self._unstore
         device.descriptors = start.fds
+        opened = body.get("candidate", False) and self._wait_in_line(device, late=body.get("late", False))
         kept = Kept(kept_memory(device, "host", KEPT_SIZE))
-        device.start()
+        if not opened:
+            device.start()
+        if body.get("candidate", False) and not opened:
+            self._wait_for_go(device, {"about": about(device)})
         self._host = host = Host(device, engine, socket, kept)
         self.endpoint = str(socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
         self._poll.register(channel, select.POLLIN)
@@ -131,6 +140,31 @@ class Process:
             raise ConfigError(f"cannot listen at {endpoint}: {(error.strerror or '').lower()}") from error
         return socket
 
+    def _wait_in_line(self, device: VirtioDevice, *, late: bool) -> bool:
+        """Until the process whose place is taken is dead. True: the device is open already."""
+        if not (late or device.starts_late):
+            try:
+                device.start()
+            except ImageLocked:
+                pass  # by that process, perhaps
+            else:
+                self._wait_for_go(device, {"about": about(device)})
+                return True
+        self._wait_for_go(device, {})
+        return False
+
+    def _wait_for_go(self, device: VirtioDevice, body: dict[str, Any]) -> None:
+        self._channel.send("WAITING", body)
+        while (packet := self._channel.recv()).kind == "STORED":
+            for name, fd in packet.fds.items():
+                if name in device.descriptors:
+                    os.close(device.descriptors[name])
+                device.descriptors[name] = fd
+            packet.fds.clear()
+        packet.close()
+        if packet.kind != "GO":
+            raise ChannelClosed("told to stop before the start")
+
     def _watch(self, fd: int, ready: Callable[[], object], events: int = select.POLLIN) -> None:
         self._watched[fd] = ready
         self._poll.register(fd, events)
@@ -163,6 +197,8 @@ def main() -> int:
         return 0
     try:
         process = Process(channel, start)
+    except ChannelClosed:
+        return 0
     except BulkheadError as error:
         channel.send("FAILED", {"error": error.message, "hint": error.hint})
         return 1
@@ -170,7 +206,8 @@ def main() -> int:
         channel.send("FAILED", {"error": explain(start.body["device"], error), "hint": ""})
         raise
     sandbox = process.sandbox.report()
-    channel.send("READY", {"pid": os.getpid(), "sandbox": sandbox, "endpoint": process.endpoint})
+    ready = {"pid": os.getpid(), "sandbox": sandbox, "endpoint": process.endpoint, "about": about(process.device)}
+    channel.send("READY", ready)
     with contextlib.suppress(ChannelClosed):
         process.run()
     process.close()

@@ -227,6 +227,7 @@ class Mirrors:
     def start(self, member: Member, target: str, rate: int, pivot: bool) -> Mirror:
         """Begin one, or join the one that is under way to the same target. Raises ConfigError."""
         assert member.device is not None
+        _check_place(member)
         mirror = self._mirrors.get(member.id)
         if mirror is not None and not mirror.over:
             if target and mirror.target != target:
@@ -245,6 +246,7 @@ class Mirrors:
     def commit(self, member: Member, rate: int, pivot: bool) -> Mirror:
         """Begin to write an overlay to what it stands on, or join that. Raises ConfigError."""
         assert member.device is not None
+        _check_place(member)
         mirror = self._mirrors.get(member.id)
         if mirror is not None and not mirror.over:
             if mirror.kind != "commit":
@@ -294,3 +296,11 @@ def _busy(mirror: Mirror) -> ConfigError:
     return ConfigError(
         f"{id} is being {doing} to {mirror.target}", hint=f"Cancel that first: bulkhead {mirror.kind} {id} --cancel"
     )
+
+
+def _check_place(member: Member) -> None:
+    if member.device is not None and member.device.relay:
+        raise ConfigError(
+            f"{member.id} is behind a relay: it is neither mirrored nor committed",
+            hint="Without window=on, and where the disk is, it can be.",
+        )

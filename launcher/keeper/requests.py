@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.keeper.child import Child
 from launcher.keeper.member import Member, core_word
 from launcher.keeper.queues import look
+from launcher.machine.description import WINDOW
 from proto.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ def _swap(supervisor: Supervisor, body: dict[str, Any]) -> dict[str, Any]:
     if member.device.device == "blk" and "backend" in change:
         change["backend"] = supervisor.swaps.backend(member, change["backend"])
     properties = {**member.device.properties, **body.get("properties", {})}
+    window = str(properties.pop("window", "")).lower()
+    if window not in ("", "on" if member.device.relay == WINDOW else "off"):
+        raise ConfigError(f"a swap does not change window= of {member.id}", hint="The machine must be started anew.")
     device = dataclasses.replace(member.device, properties=properties, **change)
     return {"swap": supervisor.swaps.start(member, device).number, "backend": member.device.describe()}
 

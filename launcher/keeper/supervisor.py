@@ -460,6 +460,7 @@ class Supervisor:
         if isinstance(member.child, Adopted):
             member.child.found(int(packet.body.get("pid", 0)))
         member.sandbox = report_of(packet.body)
+        self.windows.ready(member, packet.body)
         if member.device is None:  # a device runs when the core has accepted its HELLO
             self.recovery.serves(member)
 

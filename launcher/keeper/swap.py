@@ -77,6 +77,7 @@ class Swap:
         self.error = self.hint = ""
         self.pause = 0.0  # seconds from QUIESCE to the new process's connection
         self.member = member
+        self.front = member  # whose description changes; another one where the device is behind a window
         self._swaps = swaps
         self._supervisor = swaps.supervisor
         self._device = device
@@ -108,7 +109,7 @@ class Swap:
             "hint": self.hint,
             "pause_ms": self.pause * 1000,
             "epoch": self.new.epoch,
-            "backend": self.member.device.describe() if self.member.device else "",
+            "backend": self.front.device.describe() if self.front.device else "",
         }
 
     # -- 1 start, 2 ready ------------------------------------------------------------------------------------------
@@ -122,8 +123,7 @@ class Swap:
         new.epoch = member.claim_epoch()
         new.late = self._shares_storage()
         new.segments, new.store, new.lent = member.segments, member.store, member.lent
-        if self._device.device == NETWORK and self._device.backend != member.device.backend:
-            self._lay_cable()
+        self._lay_cable()
         supervisor.members[f"{member.id}+"] = new
         supervisor.spawn(new, DEVICE, fresh=True)
         self._tell_core("candidate", endpoint=supervisor.endpoint(new))
@@ -131,14 +131,16 @@ class Swap:
 
     def _shares_storage(self) -> bool:
         """Would both have the same image open?"""
-        old, new = self.member.device, self._device
+        old, new = self.front.device, self._device
         if old is None or (old.device, new.device) != ("blk", "blk"):
             return False
         return bool(storage(old.backend) & storage(new.backend))
 
     def _lay_cable(self) -> None:
-        """A network: what is behind the new one has a process and a cable of its own."""
-        peer = None
+        """Another network: what is behind the new one has a process and a cable of its own."""
+        old, peer = self.front.device, None
+        if old is None or self._device.device != NETWORK or self._device.backend == old.backend:
+            return
         if has_peer(self._device):
             id, role = peer_name(self._device)
             self.peer = peer = Member(id, role, None, self._supervisor.directory.log(id))
@@ -235,7 +237,7 @@ class Swap:
 
     def _finish(self) -> None:
         member, new, supervisor = self.member, self.new, self._supervisor
-        assert new.child is not None and member.device is not None
+        assert new.child is not None
         self._step("done")
         self.pause = self._steps[-1][1] - self._began
         supervisor.members.pop(f"{member.id}+", None)
@@ -243,15 +245,16 @@ class Swap:
         if other_cable:
             os.close(member.lent["frames"])
             self._change_peer()
-        member.child, member.epoch, member.device, member.lent = new.child, new.epoch, self._device, new.lent
+        member.child, member.epoch, member.lent = new.child, new.epoch, new.lent
+        self.front.device, self.front.config = self._device, new.config
         member.ready = member.started = True
         member.wanted, member.young_deaths = False, 0
-        member.config, member.sandbox = new.config, new.sandbox
+        member.sandbox = new.sandbox
         supervisor.quarantine.forget(member)
         supervisor.recovery.serves(member)
         supervisor.events.publish(
             "DEVICE_SWAPPED",
-            member.id,
+            self.front.id,
             pid=new.child.pid,
             epoch=new.epoch,
             backend=self._device.describe(),
@@ -259,7 +262,7 @@ class Swap:
         )
         child, new.child = new.child, None  # the member's from now on, whatever was planned for the new one
         supervisor.watch_child(member, child)
-        devices = tuple(self._device if old.id == member.id else old for old in supervisor.machine.devices)
+        devices = tuple(self._device if old.id == self.front.id else old for old in supervisor.machine.devices)
         supervisor.machine = dataclasses.replace(supervisor.machine, devices=devices)
         pause = f"{self.pause * 1000:.1f} ms: {self._spent()}"
         supervisor.log(f"{member.id} ({child.pid}) has taken over, after a pause of {pause}")
@@ -269,7 +272,7 @@ class Swap:
         self._after(self)
 
     def _change_peer(self) -> None:
-        supervisor, id = self._supervisor, self.member.id
+        supervisor, id = self._supervisor, self.front.id
         old = supervisor.peers.pop(id, None)
         if old is not None:
             supervisor.members.pop(old.id, None)
@@ -432,19 +435,22 @@ class Swaps:
         objection: Callable[[], str] = lambda: "",
     ) -> Swap:
         """Begin to put `device` in the place of a member. Raises ConfigError when that cannot be now."""
-        if device.relay:
+        if device.relay not in ("", WINDOW):
             hint = (
                 "Stop `bulkhead serve` there, and serve another one of its kind: the guest waits, and goes on with it."
             )
-            if device.relay == WINDOW:
-                hint = "Without window=on it can be swapped and mirrored."
-            raise ConfigError(f"{member.id} is behind a relay: it is neither swapped nor mirrored", hint=hint)
+            raise ConfigError(f"{member.id} is behind a relay to another host: it is not swapped here", hint=hint)
+        if device.relay == WINDOW:
+            member = self.supervisor.windows.member(member.id)
         if member.id in self._active:
             raise ConfigError(f"{member.id} is just being swapped", hint="Try again when that is done.")
         if self.supervisor.phase != "running":
             raise ConfigError(f"{member.id} cannot be swapped now", hint="The guest must run.")
         self._count += 1
-        swap = Swap(self, self._count, member, device, after, objection)
+        kind: type[Swap] = Swap
+        if device.relay == WINDOW:
+            from launcher.keeper.window_swap import WindowSwap as kind
+        swap = kind(self, self._count, member, device, after, objection)
         self._active[member.id] = self._results[swap.number] = swap
         self._results.pop(swap.number - KEPT_RESULTS, None)
         self._begin_if_free(swap)

@@ -23,8 +23,11 @@ def hold(step: str) -> None:
 class Held(BlockDevice):
     """A disk with doors. Not a fast one: requests are handled in Python."""
 
+    tries = 0
+
     def start(self) -> None:
-        hold("start")
+        hold("again" if self.tries else "start")
+        self.tries += 1
         super().start()
 
     def native_loop(self, engine: Any, queues: Any) -> None:
