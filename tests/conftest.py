@@ -7,6 +7,7 @@ removed, so that the next one begins clean.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "BULKHEAD_TEST"
 GRACE = 20.0  # seconds that what a test started may take to end after it, on a busy host
+DESCRIPTORS = 40  # that a test may leave open: what others keep for the next, not what grows with each step
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 
 # A busy host is slow, and that is no finding: what must be fast is measured in bench/.
@@ -42,13 +44,18 @@ def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("XDG_STATE_HOME", str(runtime / ".state"))  # crash bundles
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
-    segments = set(_segments())
+    segments, descriptors = set(_segments()), _descriptors()
     yield
     left = _wait_until_gone(mark, runtime, segments)
     for pid in _marked(mark):
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(runtime, ignore_errors=True)
     assert not left, "left behind: " + "; ".join(left)
+    if _descriptors() > descriptors + DESCRIPTORS:
+        gc.collect()
+    assert _descriptors() <= descriptors + DESCRIPTORS, (
+        f"of {_descriptors()} descriptors {descriptors} were open before"
+    )
 
 
 def _wait_until_gone(mark: str, runtime: Path, segments: set[str]) -> list[str]:
@@ -70,6 +77,10 @@ def _files(directory: Path) -> list[str]:
         return [str(path) for path in sorted(directory.rglob("*")) if path.is_file() or path.is_socket()]
     except FileNotFoundError:
         return [f"{directory}, which is changing"]
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def _segments() -> list[str]:

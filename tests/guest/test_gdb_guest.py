@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,9 @@ def test_gdb_may_come_again_and_kill_ends_the_machine(waiting: str, gdb, bulkhea
     said = gdb("x/2i $pc", "set $t0 = 0x1234", "p/x $t0", "watch -l *(long *)($sp - 8)", "info watchpoints", "kill")
     assert "= 0x1234" in said, said
     assert "hw watchpoint" in said
+    end = time.monotonic() + 60  # it ends by itself, some time after gdb has said so
+    while waiting in bulkhead("ps").stdout and time.monotonic() < end:
+        time.sleep(0.05)
     assert "no machine" in bulkhead("stop", "--machine", waiting).stderr
 
 

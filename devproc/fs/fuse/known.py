@@ -31,7 +31,7 @@ class NativeTables:
     def __init__(self, engine: Any, chain: int, tree: Tree, cache: float) -> None:
         """`chain` is the address of what requests are popped into, `cache` the seconds a guest may believe what it is
         told. Raises OSError EOPNOTSUPP for a tree that is no directory of the host."""
-        root = tree.hold(b"")
+        self._root = root = tree.hold(b"")
         self._tree = tree
         sizes = (ENTRIES * Entry.size(), NAMES * 8, OPENS * Open.size(), 2 * 2 * FILTER)
         self._area, self._tables = Area.allocate(Known.size()), Area.allocate(sum(sizes))
@@ -145,6 +145,7 @@ class NativeTables:
         self.known.free = self.known.listed = self.known.unfinished = 0
 
     def close(self) -> None:
+        os.close(self._root)
         self._view.release()
         self._area.close()
         self._tables.close()

@@ -55,6 +55,7 @@ def test_it_answers_as_a_directory_of_the_host_does(tmp_path_factory, calls):
             assert outcome(memory, call) == outcome(host, call), call
     finally:
         host.close()
+        memory.close()
 
 
 @pytest.mark.parametrize("make", [lambda path: HostTree(str(path)), lambda path: MemoryTree()], ids=["host", "memory"])
