@@ -3,9 +3,9 @@
     asking ── ABOUT, then READY ──▶ up ── no word for SILENCE, a broken connection, nonsense ──▶ lost ──▶ asking
 
 LOOK comes first each time: another device may be served there now. One ZeroMQ socket a session; ZeroMQ itself tries to
-connect, with a back-off up to BACKOFF_LIMIT. While the other side has not answered, LOOK and HELLO are said again every
-AGAIN seconds. What is received in another session than the present one is dropped. Nothing here waits: `tick` is called
-some times a second, `ready` when a descriptor is.
+connect, with a back-off up to BACKOFF_LIMIT. LOOK is said as soon as there is a connection; while the other side has
+not answered, LOOK and HELLO are said again every AGAIN seconds. What is received in another session than this one is
+dropped. Nothing here waits: `tick` is called some times a second, `ready` when a descriptor is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NONSENSE_PAUSE = 1.0  # seconds until one that sent nonsense is asked again
 SHORT = 0.5  # seconds that a session must last for the next one to be begun at once
 HIGH_WATER = 4096
 _EVENTS, _POLLIN, _NOBLOCK, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)
-_BROKEN = zmq.EVENT_DISCONNECTED
+_BROKEN, _MADE = zmq.EVENT_DISCONNECTED, zmq.EVENT_HANDSHAKE_SUCCEEDED
 _UNKNOWN = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 Curve = tuple[bytes, bytes, bytes]  # our public key, our secret one, the server's public one
@@ -181,6 +181,10 @@ class Line:
             event = int.from_bytes(monitor.recv_multipart(_NOBLOCK)[0][:2], "little")
             if event & _UNKNOWN:
                 self._complain("it does not know our key, or we not its")
+            elif event & _MADE and not self.up and self._socket is not None:
+                self._socket.get(_EVENTS)  # only then does it take what is sent
+                self.known = False  # it may be another one than on the connection before
+                self._greet()
             elif event & _BROKEN and self.up:
                 self.lose("the connection is broken")
 
@@ -228,7 +232,7 @@ class Line:
         socket.tcp_keepalive = 1
         if self._curve is not None:
             socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = self._curve
-        self._monitor = socket.get_monitor_socket(_BROKEN | _UNKNOWN)
+        self._monitor = socket.get_monitor_socket(_BROKEN | _MADE | _UNKNOWN)
         self._session = secrets.randbits(63) + 1
         self._heard = self._opened = now
         self.known = False

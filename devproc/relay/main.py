@@ -103,10 +103,10 @@ class Process:
                 self.device.tick()
 
     def close(self) -> None:
-        """An orderly end."""
-        self.device.stop()
+        """An orderly end, and said to be one first: what is slow to stop may be killed."""
         if self._host is not None:
             self._host.bye()
+        self.device.stop()
 
     def callback(self, domain: str, key: bytes) -> bool:
         """For ZeroMQ's authenticator: may this public key in?"""
