@@ -237,7 +237,7 @@ def fuse_loop(loop: Loop, known: Known, service_ns: u64) -> u32:
             found: u32 = fuse_pop(loop, known, ring)
             if found == Pop.CHAIN:
                 known.pending = ring.queue + 1
-                loop.ready = loop.ready | u32(1) << ring.queue
+                loop.ready = u32(1) << ring.queue  # no other: the chain has one place, and this request is in it
                 return Reason.WORK
             if found == Pop.BROKEN:
                 stop_ring(loop, ring)
