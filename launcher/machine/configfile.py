@@ -26,22 +26,26 @@ from launcher.machine.options import RUN_OPTIONS, Given, Option, Options
 from proto.errors import ConfigError
 from proto.suggest import did_you_mean, one_of
 
-__all__ = ["read_config"]
+__all__ = ["read_config", "read_toml"]
 
 _KEYS = {option.name: option for option in RUN_OPTIONS if option.in_file}
 
 
-def read_config(path: Path) -> Options:
-    """The options in a file. Raises ConfigError with file, key and what is wrong."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """A file's tables. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
-            values = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def read_config(path: Path) -> Options:
+    """The options in a file. Raises ConfigError with file, key and what is wrong."""
     options: Options = {}
-    for key, value in values.items():
+    for key, value in read_toml(path).items():
         option = _KEYS.get(key)
         if option is None:
             hint = "It can only be given on the command line." if key in {o.name for o in RUN_OPTIONS} else ""

@@ -12,10 +12,10 @@ Keys are the fields of `proto.faults.Rule`; `before = "complete"` is another wor
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
+from launcher.machine.configfile import read_toml
 from proto.errors import ConfigError
 from proto.faults import Rule
 from proto.suggest import did_you_mean
@@ -28,13 +28,7 @@ _OURS = frozenset({"slot", "delay", "data", "offset"})  # said in other words: a
 def read_faults(path: Path, devices: Collection[str] | None = None) -> tuple[Rule, ...]:
     """The rules of a file. Raises ConfigError with the file and the rule; with `devices`, also for one of another
     device."""
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    values = read_toml(path)
     rows = values.pop("rule", [])
     if values or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         extra = next(iter(values), "rule")
