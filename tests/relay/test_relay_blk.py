@@ -162,6 +162,7 @@ def test_a_request_that_kills_three_processes_is_refused(disk: Callable[..., Any
 @pytest.mark.slow
 def test_another_machine_gets_the_device_when_the_first_is_gone(disk: Callable[..., Any]) -> None:
     served, behind = disk(b"\x77" * (1 << 20))
+    assert served.request(BlkType.IN, 0, room=512)[0] == BlkStatus.OK  # this one is the first
     with FrontEnd("relay", {"endpoint": behind.endpoint}) as second:
         second.start()  # what the device is, it is told
         second.negotiate()
