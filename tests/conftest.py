@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "BULKHEAD_TEST"
-GRACE = 20.0  # seconds that what a test started may take to end after it, on a busy host
+GRACE = 3.0  # seconds that what a test started may take to end after it
 DESCRIPTORS = 40  # that a test may leave open: what others keep for the next, not what grows with each step
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 
@@ -120,17 +120,6 @@ def bulkhead() -> Bulkhead:
         )
 
     return run
-
-
-@pytest.fixture
-def unhurried() -> Callable[[float], float]:
-    """How long what takes so many seconds on a quiet host may take on this one, now: a promise is not a race."""
-
-    def stretched(seconds: float) -> float:
-        average, _, _, running, _ = Path("/proc/loadavg").read_text().split()
-        return seconds * (1 + max(float(average), int(running.partition("/")[0])) / (os.cpu_count() or 1))
-
-    return stretched
 
 
 @pytest.hookimpl(hookwrapper=True)
