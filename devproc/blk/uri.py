@@ -26,7 +26,7 @@ from typing import Any
 from devproc.properties import FilePath, parse_properties, properties_of
 from proto.errors import ConfigError
 
-__all__ = ["SCHEMES", "Scheme", "Uri", "absolute", "files", "name_overlays", "parse_uri", "storage"]
+__all__ = ["SCHEMES", "Scheme", "Uri", "absolute", "files", "is_qcow2", "name_overlays", "parse_uri", "storage"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ _EXAMPLES = {name: f"{name}:disk.img" for name in SCHEMES} | {
 
 def absolute(text: str, resolve: Callable[[str], str]) -> str:
     """The same URI with every path, in parameters too, as `resolve` gives it. Raises ConfigError for anything that is
-    wrong with its grammar, its schemes or its parameters, at every level."""
+    wrong with its grammar, its schemes or its parameters, at every level, and for a bare path to a qcow2 image on which
+    something is to stand: what an image is, is said and never guessed."""
     uri = parse_uri(text)
     uri.values()
     declared = properties_of(uri.kind.load())
@@ -147,8 +148,20 @@ def absolute(text: str, resolve: Callable[[str], str]) -> str:
     if uri.kind.target == "path":
         target = resolve(target)
     elif uri.kind.target == "uri":
+        if uri.scheme != "qcow2" and _SCHEME.match(target) is None and is_qcow2(resolve(target)):
+            hint = f"Write qcow2:{target} there; its very bytes as a disk would be file:{target}."
+            raise ConfigError(f"{target} is a qcow2 image, not a raw one", hint=hint)
         target = absolute(target, resolve)
     return str(Uri(uri.scheme, given, target))
+
+
+def is_qcow2(path: str) -> bool:
+    """Does a file begin like a qcow2 image? False when it cannot be read: whoever opens it says what is wrong."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"QFI\xfb"
+    except OSError:
+        return False
 
 
 def name_overlays(text: str, path: str) -> str:

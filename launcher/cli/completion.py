@@ -60,7 +60,14 @@ def _value(action: argparse.Action) -> str:
     """What an option of a verb's own takes."""
     if action.choices:
         return "|".join(str(choice) for choice in action.choices)
-    return "file" if action.metavar in ("FILE", "OUT", "DIR") else "value"
+    metavar = action.metavar if isinstance(action.metavar, str) else ""
+    return metavar if "|" in metavar else "file" if metavar in ("FILE", "OUT", "DIR") else "value"
+
+
+def _positions(verb: Verb) -> tuple[list[str], list[str]]:
+    """What a verb's first word may be, and each word after it."""
+    first, _, later = verb.completes.partition(" / ")
+    return first.split(), (later or first).split()
 
 
 def _machines() -> str:
@@ -134,8 +141,9 @@ def _bash() -> str:
             pattern = "|".join(f'"{verb.name} {name}"' for name in word.names)
             values.append(f"    {pattern}) {_bash_value(word.takes)}; return ;;")
         if verb.completes:
-            own = verb.completes.replace("files", "").strip()  # bash completes with files what nothing else fits
-            positionals.append(f"        {verb.name}) {_bash_words(own)} ;;")
+            first, later = (_bash_words(words) for words in _positions(verb))
+            choice = first if first == later else f'if [ "$COMP_CWORD" = 2 ]; then {first}; else {later}; fi'
+            positionals.append(f"        {verb.name}) {choice} ;;")
     return _BASH.format(
         verbs=" ".join(verb.name for verb in VERBS),
         values="\n".join(values),
@@ -144,10 +152,11 @@ def _bash() -> str:
     )
 
 
-def _bash_words(what: str) -> str:
+def _bash_words(what: list[str]) -> str:
     words = " ".join(
         f"$(bulkhead completion {word} 2>/dev/null)" if word in ("machines", "processes") else word
-        for word in what.split()
+        for word in what
+        if word != "files"  # with those bash completes what nothing else fits
     )
     return f'COMPREPLY=($(compgen -W "{words}" -- "$word"))'
 
@@ -158,8 +167,8 @@ def _bash_value(takes: str) -> str:
     if takes == "device":
         return f'COMPREPLY=($(compgen -W "{" ".join(_devices())} help" -- "$word") $(compgen -f -X "!*.py" -- "$word"))'
     if takes == "machine":
-        return _bash_words("machines")
-    return _bash_words(takes.replace("|", " ")) if takes != "value" else ":"
+        return _bash_words(["machines"])
+    return _bash_words(takes.split("|")) if takes != "value" else ":"
 
 
 # -- zsh ---------------------------------------------------------------------------------------------------------------
@@ -193,7 +202,8 @@ def _zsh() -> str:
     for verb in VERBS:
         specs = [_zsh_option(name, word) for word in options_of(verb) for name in word.names]
         if verb.completes:
-            specs.append(f"'*:word:{{{'; '.join(_zsh_word(word) for word in verb.completes.split())}}}'")
+            for place, words in zip("1*", _positions(verb), strict=True):
+                specs.append(f"'{place}:word:{{{'; '.join(_zsh_word(word) for word in words)}}}'")
         cases.append(f"    {verb.name}) _arguments " + " ".join(specs) + " ;;")
     return _ZSH.format(verbs="\n".join(verbs), cases="\n".join(cases))
 
@@ -227,7 +237,10 @@ def _fish() -> str:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in word.names)
             line = f"complete -c bulkhead -n {condition} {names} -d {shlex.quote(word.help)}"
             lines.append(line + _fish_value(word.takes))
-        lines += [f"complete -c bulkhead -n {condition} {_fish_word(word)}" for word in verb.completes.split()]
+        first, later = _positions(verb)
+        for words, place in ((first, " -eq 2"), (later, " -gt 2")) if first != later else ((first, ""),):
+            there = shlex.quote(f"__fish_seen_subcommand_from {verb.name}; and test (count (commandline -opc)){place}")
+            lines += [f"complete -c bulkhead -n {there if place else condition} {_fish_word(word)}" for word in words]
     return "\n".join(lines) + "\n"
 
 

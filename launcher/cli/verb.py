@@ -29,7 +29,8 @@ class Verb:
     takes_command: bool = False  # `-- COMMAND` may follow
     sweeps: bool = True  # removes what dead machines left before it begins
     group: str = "machine"  # of `launcher.cli.verbs.GROUPS`: where `bulkhead --help` lists it
-    completes: str = ""  # its own words, for shells: choices between blanks; "processes" of machines, and "files", too
+    completes: str = ""  # its own words, for shells: choices between blanks; "processes" of machines, and "files", too;
+    # what stands before " / " is for the first word alone, and the rest for those after it
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the verb's own arguments."""

@@ -14,17 +14,21 @@ from devproc.blk.backend import BlockBackend, open_backend
 from devproc.blk.file import open_locked
 from devproc.blk.qcow2 import Qcow2, commit_image
 from devproc.blk.snapshot import Snapshot, commit_overlay, discard_overlay
-from devproc.blk.uri import Uri, absolute, parse_uri
+from devproc.blk.uri import Uri, absolute, is_qcow2, parse_uri
+from launcher.disks.extents import data_ranges
 from launcher.disks.split import write_split
+from launcher.disks.whole import whole
 from proto.errors import ConfigError
 
-__all__ = ["check", "commit", "convert", "create", "discard", "info", "resize", "split"]
+__all__ = ["check", "commit", "convert", "create", "discard", "info", "refuse_misleading", "resize", "split"]
 
 Progress = Callable[[str, float | None], None]
 Result = dict[str, Any]
 SECTOR = 512
 PIECE = 1 << 20
 GRAIN = 64 << 10  # zeroes of this length are not copied
+ZEROES = bytes(GRAIN)
+OTHER_FORMATS = (".qcow2", ".qcow", ".qed", ".vmdk", ".vhd", ".vhdx", ".vdi")  # a raw image is not called that
 UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -45,37 +49,37 @@ def create(
             raise ConfigError("a raw image stands on nothing", hint=f"Did you mean qcow2:{path}?")
         return _create_raw(path, _size(size))
     if backing:
-        below = os.path.join(os.path.dirname(path), backing)
-        backing_format = backing_format or ("qcow2" if _is_qcow2(below) else "raw")
+        stands_on = parse_uri(backing)
+        below = os.path.join(os.path.dirname(path), stands_on.target)
+        if stands_on.scheme == "file" and not os.path.exists(below):
+            raise ConfigError(f"{below}: no such file to stand on", hint="A path is relative to the new image's.")
+        backing_format = backing_format or ("qcow2" if is_qcow2(below) else "raw")
         if not size:
             with _opened(f"{'qcow2' if backing_format == 'qcow2' else 'file'}:{below}") as disk:
                 size = str(disk.size)
-    options = {"cluster": _size(cluster), "version": _number(format_version, "--format-version")}
-    qcow2_tools.create(path, _size(size), backing=backing, backing_format=backing_format, **options)
+    layout = _layout(cluster, format_version)
+    with whole(path) as part:
+        qcow2_tools.create(part, _size(size), backing=backing, backing_format=backing_format, **layout)
     return {"path": path, "format": "qcow2", "size": _size(size)}
 
 
 def convert(uri: str, to: str, *, progress: Progress, cluster: str = "64k", format_version: str = "3") -> Result:
-    """Copy a disk into a new image; runs of zeroes stay holes."""
+    """Copy a disk into a new image; runs of zeroes stay holes. Under its name it is there when it is whole."""
     kind, path = _new_image(to)
     copied = 0
-    with _opened(_uri(uri)) as source:
+    with _opened(_uri(uri)) as source, whole(path) as part:
         if kind == "qcow2":
-            create(to, str(source.size), progress=progress, cluster=cluster, format_version=format_version)
+            qcow2_tools.create(part, source.size, **_layout(cluster, format_version))
         else:
-            _create_raw(path, source.size)
-        try:
-            with _opened(f"{kind}:file:{path}" if kind == "qcow2" else f"file:{path}", write=True) as target:
-                for at, piece in _pieces(source, progress, f"copying to {os.path.basename(path)}"):
-                    for start in range(0, len(piece), GRAIN):
-                        grain = piece[start : start + GRAIN]
-                        if any(grain):
-                            target.pwritev([grain], at + start, False)
-                            copied += len(grain)
-                target.flush()
-        except BaseException:
-            os.unlink(path)
-            raise
+            _create_raw(part, source.size)
+        with _opened(f"{kind}:file:{part}" if kind == "qcow2" else f"file:{part}", write=True) as target:
+            for at, piece in _pieces(source, progress, f"copying to {os.path.basename(path)}"):
+                for start in range(0, len(piece), GRAIN):
+                    grain = piece[start : start + GRAIN]
+                    if grain != ZEROES[: len(grain)]:
+                        target.pwritev([memoryview(grain)], at + start, False)
+                        copied += len(grain)
+            target.flush()
         return {"path": path, "format": "raw" if kind == "file" else kind, "size": source.size, "copied": copied}
 
 
@@ -162,15 +166,9 @@ def resize(uri: str, size: str, *, progress: Progress, shrink: bool = False) -> 
 
 def _uri(text: str) -> str:
     """A URI with absolute paths; a bare path is looked at."""
-    if parse_uri(text) == Uri("file", {}, text) and _is_qcow2(text):
+    if parse_uri(text) == Uri("file", {}, text) and is_qcow2(text):
         text = f"qcow2:file:{text}"
     return absolute(text, os.path.abspath)
-
-
-def _is_qcow2(path: str) -> bool:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(4) == b"QFI\xfb"
-    return False
 
 
 def _new_image(text: str) -> tuple[str, str]:
@@ -179,12 +177,21 @@ def _new_image(text: str) -> tuple[str, str]:
     inner = parse_uri(uri.target) if uri.scheme == "qcow2" else uri
     if uri.scheme not in ("file", "qcow2") or inner.scheme != "file" or uri.given:
         raise ConfigError(f"{text}: only raw and qcow2 images can be made", hint="For example: qcow2:disk.qcow2")
-    if text.endswith(".qcow2") and ":" not in text:
-        hint = f"For qcow2: qcow2:{text}. If it shall be raw all the same: file:{text}"
-        raise ConfigError(f"{text} would be a raw image", hint=hint)
+    refuse_misleading(text)
     if os.path.exists(inner.target):
         raise ConfigError(f"{inner.target} exists already", hint="Remove it first, or choose another name.")
+    if not os.path.isdir(folder := os.path.dirname(inner.target)):
+        raise ConfigError(f"{inner.target}: there is no directory {folder}", hint=f"Make it:  mkdir -p {folder}")
     return uri.scheme, inner.target
+
+
+def refuse_misleading(text: str) -> None:
+    """A bare path is a raw image. Raises ConfigError for one whose name says that it is another."""
+    extension = os.path.splitext(text)[1].lower()
+    if ":" in text or extension not in OTHER_FORMATS:
+        return
+    other = f"For qcow2: qcow2:{text}." if extension == ".qcow2" else "Here raw and qcow2 images are made."
+    raise ConfigError(f"{text} would be a raw image", hint=f"{other} If it shall be raw all the same: file:{text}")
 
 
 def _create_raw(path: str, size: int) -> Result:
@@ -246,13 +253,21 @@ def _describe(disk: Any, uri: Uri) -> Result:
     return known
 
 
-def _pieces(disk: BlockBackend, progress: Progress, what: str) -> Iterator[tuple[int, memoryview]]:
+def _layout(cluster: str, format_version: str) -> dict[str, Any]:
+    """What a new qcow2 image is to be like."""
+    return {"cluster": _size(cluster), "version": _number(format_version, "--format-version")}
+
+
+def _pieces(disk: BlockBackend, progress: Progress, what: str) -> Iterator[tuple[int, bytearray]]:
+    """Whatever may not be zero, in pieces."""
     report = _report(progress, what)
-    for at in range(0, disk.size, PIECE):
-        piece = memoryview(bytearray(min(PIECE, disk.size - at)))
-        disk.preadv([piece], at)
-        yield at, piece
-        report(at + len(piece), disk.size)
+    for start, size in data_ranges(disk, 0, disk.size):
+        for at in range(start, start + size, PIECE):
+            piece = bytearray(min(PIECE, start + size - at))
+            disk.preadv([memoryview(piece)], at)
+            yield at, piece
+            report(at + len(piece), disk.size)
+    report(disk.size, disk.size)
 
 
 def _report(progress: Progress, what: str) -> Callable[[int, int], None]:

@@ -16,6 +16,7 @@ from typing import Any
 from launcher.cli import show
 from launcher.cli.exitcodes import ExitCode
 from launcher.disks import actions
+from launcher.disks.whole import signals_interrupt
 from proto.errors import BackendError, ConfigError
 from proto.suggest import did_you_mean
 
@@ -85,7 +86,7 @@ def _described(result: Result, indent: str = "") -> str:
             lines += [f"{indent}below", _described(value, indent + "  ")]
         elif value not in (None, "", False):
             text = f"{value} ({show.size(value)})" if name in ("size", "allocated", "written", "cluster") else value
-            lines.append(f"{indent}{name.replace('_', ' '):<14}{text}")
+            lines.append(f"{indent}{name.replace('_', ' '):<16}{text}")
     return "\n".join(lines)
 
 
@@ -161,16 +162,23 @@ def run(arguments: argparse.Namespace) -> int:
     for name in given:
         if name not in action.options:
             raise ConfigError(f"--{name} means nothing to disk {action.name}")
-    with show.Progress(sys.stderr) as progress:
+    with signals_interrupt(), show.Progress(sys.stderr) as progress:
         options = {name.replace("-", "_"): value for name, value in given.items()}
         try:
             result = action.run(*arguments.words, progress=progress, **options)
         except (BackendError, OSError) as error:
-            raise ConfigError(f"disk {action.name}: {getattr(error, 'strerror', None) or error}") from error
+            raise ConfigError(f"disk {action.name}: {_reason(error)}") from error
     print(json.dumps(result) if arguments.json else action.say(result))
     if action.name == "check":
         return ERRORS if result["errors"] else LEAKS if result["leaks"] > result["repaired"] else ExitCode.OK
     return ExitCode.OK
+
+
+def _reason(error: BackendError | OSError) -> str:
+    """What the host, or a backend, said, and of what."""
+    said = getattr(error, "strerror", None) or str(error)
+    about = getattr(error, "filename", None)
+    return f"{about}: {said}" if about else said
 
 
 def _find(name: str | None) -> Action:

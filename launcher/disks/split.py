@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from devproc.blk.backend import BlockBackend
+from launcher.disks.whole import whole
 from proto.errors import ConfigError
 
 __all__ = ["write_split"]
@@ -25,23 +25,22 @@ def write_split(
         raise ConfigError(f"--prefetch: different blocks from 0 to {blocks - 1} are expected, in groups of at least 1")
     if folder.exists():
         raise ConfigError(f"{folder} exists already", hint="Remove it first, or choose another name.")
-    folder.mkdir(parents=True)
     groups = [prefetch[at : at + group] for at in range(0, len(prefetch), group)]
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole(str(folder)) as name:
+        part = Path(name)
+        part.mkdir()
         for number in range(blocks):
-            (folder / f"blk{number:09}.bin").write_bytes(_block(disk, number, block))
+            (part / f"blk{number:09}.bin").write_bytes(_block(disk, number, block))
             report(number + 1, blocks)
         for number, members in enumerate(groups):
             if len(members) > 1:
                 data = b"".join(_block(disk, member, block) for member in members)
-                (folder / f"grp{number:09}.bin").write_bytes(data)
+                (part / f"grp{number:09}.bin").write_bytes(data)
         description: dict[str, Any] = {"block_size": block >> 10, "n_block": blocks}
         if prefetch:
             description |= {"prefetch": prefetch, "prefetch_group_len": group}
-        (folder / "blk.txt").write_text(json.dumps(description) + "\n")
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
+        (part / "blk.txt").write_text(json.dumps(description) + "\n")
     return {"path": str(folder), "blocks": blocks, "block_size": block, "groups": len(groups)}
 
 

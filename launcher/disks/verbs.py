@@ -22,7 +22,7 @@ VERBS = (
             ("bulkhead disk split disk.img public/disk", "for a web server: http://…/disk/blk.txt"),
         ),
         sweeps=False,
-        completes="create convert info check split commit discard resize files",
+        completes="create convert info check split commit discard resize / files",
         group="host",
     ),
 )

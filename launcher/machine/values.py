@@ -240,8 +240,9 @@ def parse_share(given: Given) -> Share:
 def _disk_uri(given: Given, text: str) -> str:
     """The URI with absolute paths, checked at every level."""
     from devproc.blk.uri import absolute as absolute_uri
+    from devproc.blk.uri import is_qcow2
 
-    if not SCHEME.match(text) and _is_qcow2(absolute(given, text)):
+    if not SCHEME.match(text) and is_qcow2(absolute(given, text)):
         raise ConfigError(
             f"{given.source} {given.value}: {text} is a qcow2 image, not a raw one",
             hint=f"Use it as qcow2:{text}; its very bytes as a disk would be file:{text}.",
@@ -250,14 +251,6 @@ def _disk_uri(given: Given, text: str) -> str:
         return absolute_uri(text, lambda path: absolute(given, path))
     except ConfigError as error:
         raise ConfigError(f"{given.source} {given.value}: {error.message}", hint=error.hint) from error
-
-
-def _is_qcow2(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == b"QFI\xfb"
-    except OSError:
-        return False  # whoever opens it will say what is wrong
 
 
 def parse_device(given: Given) -> tuple[str, str | None, dict[str, Any]]:

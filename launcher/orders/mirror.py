@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.cancel:
             return _cancel(channel, arguments)
         target = parse_disk(Given(arguments.to, "mirror", Path.cwd()))[0] if arguments.to else ""
-        made = _make(target, row)
+        made = _make(arguments.to, target, row)
         try:
             request(channel, "MIRROR", id=arguments.id, to=target, rate=rate, pivot=pivot)
         except ConfigError:
@@ -101,10 +101,11 @@ def _follow(channel: Channel, arguments: argparse.Namespace) -> int:
     return _report(arguments, status)
 
 
-def _make(target: str, row: dict[str, Any]) -> str:
-    """Make the image of a target that is not there, as large as the disk. Returns its path, or ""."""
+def _make(given: str, target: str, row: dict[str, Any]) -> str:
+    """Make the image of a target that is not there, as large as the disk. Returns its path, or "". Raises ConfigError,
+    also for a name that is misleading as it was `given`."""
     from devproc.blk.uri import parse_uri, storage
-    from launcher.disks.actions import create
+    from launcher.disks.actions import create, refuse_misleading
 
     if not target or parse_uri(target).scheme not in ("file", "qcow2"):
         return ""
@@ -115,6 +116,7 @@ def _make(target: str, row: dict[str, Any]) -> str:
         raise ConfigError(f"{row['id']} is no disk: there is nothing to copy", hint="See: bulkhead ps")
     if "size" not in row:
         raise ConfigError(f"{row['id']} has not started yet", hint="Try again when it runs.")
+    refuse_misleading(given)
     create(target, str(row["size"]), progress=lambda what, fraction: None)
     return path
 

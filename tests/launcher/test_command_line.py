@@ -401,6 +401,8 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert complete("bulkhead", "run", "--guest", "") == ["debian", "bundled"]
     assert complete("bulkhead", "run", "--", "--mem") == []
     assert complete("bulkhead", "disk", "re") == ["resize"]
+    assert complete("bulkhead", "disk", "info", "c") == []  # a file, not an action
+    assert complete("bulkhead", "disk", "create", "--format-version", "") == ["2", "3"]
     assert complete("bulkhead", "replay", "r") == []  # then bash completes files, as the script tells it to
 
 
@@ -418,6 +420,7 @@ def test_fish_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert complete("bulkhead res") == ["restart"]
     assert complete("bulkhead run --guest ") == ["bundled", "debian"]
     assert complete("bulkhead disk re") == ["resize"]
+    assert "check" not in complete("bulkhead disk info c")  # a file, not an action
     assert complete("bulkhead replay boo") == complete("bulkhead disk info boo") == ["boot.rec"]
 
 

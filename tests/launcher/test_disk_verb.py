@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import json
+import os
+import pty
 import random
+import resource
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from devproc.blk.backend import open_backend
 
+COMMAND = [sys.executable, "-P", "-m", "launcher"]
 SIZE = 3 << 20
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is missing: apt install qemu-utils")
 
@@ -106,6 +114,76 @@ def test_a_progress_line_without_a_terminal_is_one_line(bulkhead, image):
     )
 
 
+def test_on_a_terminal_there_is_a_bar_and_then_the_result_alone(image):
+    shown, code = on_terminal("convert", "disk.img", "qcow2:out")
+    assert code == 0 and "copying to out  ████████████████ 100%" in shown
+    assert shown.rpartition("\x1b[K")[2].startswith(f"{Path('out').resolve()}: qcow2, 3.0M, ")
+
+
+@pytest.mark.parametrize("ending", ["Ctrl-C", signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("words", [("convert", "out"), ("convert", "qcow2:out"), ("split", "public/d")])
+def test_what_is_ended_in_the_middle_leaves_nothing_half(image, words, ending):
+    """The source answers nothing while `held` is there, so the image is begun and not finished."""
+    Path("held").touch()
+    _, code = on_terminal(words[0], "pause:when=held:disk.img", words[1], ending=ending)
+    assert code == 124
+    assert sorted(path.name for path in Path().rglob("*")) in (["disk.img", "held"], ["disk.img", "held", "public"])
+
+
+@pytest.mark.parametrize("words", [("convert", "out"), ("convert", "qcow2:out"), ("split", "out")])
+def test_a_full_disk_leaves_nothing_half(image, words):
+    """As full as a limit makes it: what a full disk does to requests, test_full_disk.py shows."""
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))
+    done = subprocess.run([*COMMAND, "disk", words[0], "disk.img", words[1]], preexec_fn=limit, capture_output=True,
+                          text=True, timeout=60)  # fmt: skip
+    assert done.returncode == 125 and "File too large" in done.stderr
+    assert [path.name for path in Path().iterdir()] == ["disk.img"]
+
+
+def on_terminal(*words, ending=None):
+    """Run an action on a terminal, and end it when something is begun; returns what it showed, and the exit code."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv(COMMAND[0], [*COMMAND, "disk", *words])
+    try:
+        if ending is not None:
+            deadline = time.monotonic() + 60
+            while not list(Path().rglob(".*.part")):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.write(fd, b"\x03") if ending == "Ctrl-C" else os.kill(pid, ending)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(fd, 65536):
+                shown += data
+    finally:
+        _, status = os.waitpid(pid, 0)
+        os.close(fd)
+    return shown.decode(), os.waitstatus_to_exitcode(status)
+
+
+@pytest.mark.parametrize("through", ["{}", "qcow2:{}", "snapshot:{}", "snapshot:qcow2:{}"])
+def test_what_is_empty_is_not_read(disk, through):
+    """A terabyte of nothing, with 64 KiB in it."""
+    image = "far.qcow2" if "qcow2" in through else "far.img"
+    disk(
+        "create",
+        f"qcow2:{image}" if "qcow2" in through else image,
+        "1T",
+        *(["--cluster", "2M"] if "qcow2" in through else []),
+    )
+    target = open_backend(f"qcow2:{image}" if "qcow2" in through else image)
+    target.pwritev([memoryview(b"far" * 65536)[:65536]], 1 << 39, False)
+    target.close()
+    result = disk("convert", through.format(image), "qcow2:out", "--cluster", "2M")
+    assert (result["size"], result["copied"]) == (1 << 40, 65536)
+    back = open_backend("qcow2:out", read_only=True)
+    seen = bytearray(65536 * 3)
+    back.preadv([memoryview(seen)], (1 << 39) - 65536)
+    back.close()
+    assert seen == bytes(65536) + (b"far" * 65536)[:65536] + bytes(65536)
+
+
 def test_info(disk, image):
     qemu_img("create", "-q", "-f", "qcow2", "-b", "disk.img", "-F", "raw", "top.qcow2", str(SIZE))
     seen = disk("info", "top.qcow2")
@@ -114,6 +192,14 @@ def test_info(disk, image):
     seen = disk("info", "snapshot:overlay=o:delay:ms=1:disk.img")
     assert seen["written"] == 0 and seen["below"]["scheme"] == "delay" and seen["below"]["below"]["format"] == "raw"
     assert not Path("o").exists()
+
+
+def test_what_an_image_is_is_never_guessed_inside_a_uri(disk, refused, image):
+    disk("create", "qcow2:a.qcow2", "1M")
+    for uri in ("snapshot:a.qcow2", "delay:ms=1:a.qcow2", "log:snapshot:overlay=o:a.qcow2"):
+        assert "a.qcow2 is a qcow2 image, not a raw one" in refused("info", uri)
+    assert disk("info", "snapshot:qcow2:a.qcow2")["size"] == 1 << 20
+    assert disk("info", "snapshot:file:a.qcow2")["size"] != 1 << 20
 
 
 def test_check_finds_and_repairs_what_qemu_img_finds(disk, image):
@@ -209,6 +295,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         (("create", "disk.img", "1M"), "exists already"),
         (("create", "x.qcow2", "1M"), "x.qcow2 would be a raw image"),
         (("convert", "disk.img", "x.qcow2"), "For qcow2: qcow2:x.qcow2"),
+        (("create", "x.vmdk", "1M"), "file:x.vmdk"),
+        (("create", "none/x.img", "1M"), "there is no directory"),
+        (("create", "qcow2:x", "1M", "--backing", "none.img"), "no such file to stand on"),
         (("create", "vmdk:x", "1M"), "no scheme vmdk"),
         (("create", "nbd://h/x", "1M"), "only raw and qcow2"),
         (("create", "qcow2:x", "1M", "--cluster", "3k"), "power of two"),

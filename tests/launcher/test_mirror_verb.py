@@ -116,10 +116,12 @@ def test_what_cannot_be_a_copy_is_refused(start: Start, disk: str, tmp_path: Pat
     for words, reason in (
         (("blk0", str(small)), "does not fit"),
         (("blk0", disk), "already uses"),
+        (("blk0", str(tmp_path / "new.qcow2")), "would be a raw image"),
         (("blk0",), "is not being mirrored"),
         (("rng0", str(small)), "is no disk"),
         (("blk0", "--cancel"), "is not being mirrored or committed"),
     ):
         done = bulkhead("mirror", *words)
         assert done.returncode == 125 and reason in done.stderr, done.stderr
+    assert not (tmp_path / "new.qcow2").exists()
     assert machine.row("blk0")["backend"] == f"file:{disk}"
