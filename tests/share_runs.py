@@ -1,10 +1,12 @@
-"""Long runs of other people's programs on shared folders: `python tests/share_runs.py fsstress|pjdfstest|tree …`.
+"""Long runs of other people's programs on shared folders: `python tests/share_runs.py fsstress|pjdfstest|tree|work …`.
 
     fsstress BINARY     rounds on 9P, virtio-fs and the guest's tmpfs with the same seeds, the shares' processes killed
                         every few seconds; after each round all three trees must be equal, and equal to the host's
     pjdfstest SUITE     every file of tests on one protocol; a line for each that has failures, and which
     tree DIRECTORY      copied into the guest and out again by both protocols, with owners and modes changed meanwhile;
                         contents, modes, owners and times must be equal
+    work DISK REPO      cloned, built, checked, committed, pushed and packed with the programs of a disk, by both
+                        protocols at once, the shares' processes killed; files and commits must be equal
 
 docs/testing.md says how to build them. Nothing of what is foreign is part of this repository. The exit code says
 whether all was as it must be (of pjdfstest: whether it ran to its end; docs/shares.md has what deviates).
@@ -18,6 +20,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import stat
@@ -32,6 +35,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 PAUSES = (2.0, 7.0)  # seconds between two kills
+LONG_PAUSES = (10.0, 30.0)
 SHOWN = 10  # differences
 PROTOCOLS = {"a": "9p", "b": "virtiofs"}  # by the tag of their shares
 Listing = dict[str, list[str]]  # of each name what must be equal
@@ -94,6 +98,38 @@ pipe() {
 pipe a & pipe b & wait
 echo finished
 """
+WORK = """
+root=/root/disk; mkdir -p $root; mount -t ext4 /dev/vdb $root
+for place in proc dev; do mount --bind /$place $root/$place; done
+mount -t tmpfs none $root/tmp; mkdir -p $root/mnt/a $root/mnt/b
+for tag in a b; do mount --bind /mnt/$tag $root/mnt/$tag; cp -r /mnt/tools /mnt/$tag/store; done
+cat >$root/tmp/work <<'X'
+export HOME=/tmp PATH=/usr/bin:/bin GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_DATE='2026-01-01 00:00:00 +0000'
+export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+export GIT_COMMITTER_DATE=$GIT_AUTHOR_DATE
+step() { # NAME COMMAND
+    begun=$(date +%s) name=$1; shift
+    sh -e -c "$*" >/tmp/$tag-$name 2>&1 </dev/null; status=$?
+    echo "$tag: $name: status $status after $(($(date +%s) - begun)) s"
+    [ $status = 0 ] || { tail -n 5 /tmp/$tag-$name; exit 1; }
+}
+tag=$1; cd /mnt/$tag || exit 1
+step clone 'git clone -q --no-local store work'; cd work
+step build {build}
+step check {check}
+step commit 'git checkout -q -b ours; echo more >>README; git add -A -f; git commit -q -m ours; git push -q origin ours'
+step clean 'git checkout -q -; [ -z "$(git status --porcelain --ignored)" ]; git checkout -q ours'
+step again 'git clone -q --no-local -b ours ../store ../again; diff -r -x .git . ../again; rm -rf ../again'
+step pack 'git gc -q'
+step fsck 'git fsck --full --strict --no-progress; git -C ../store fsck --strict --no-progress'
+step status '[ -z "$(git status --porcelain --ignored)" ]; git rev-parse HEAD >../head; mv .git ../git'
+X
+echo ready; read -r go
+for tag in a b; do
+    { chroot $root /bin/sh /tmp/work $tag; cp /mnt/$tag/head /mnt/out/head-$tag; tell /mnt/$tag/work /mnt/out/$tag; } &
+done; wait
+echo finished
+"""
 
 
 class Guest:
@@ -127,12 +163,12 @@ class Guest:
         self.process.stdin.flush()
 
     def kill_a_share(self, id: str) -> bool:
-        """kill -9. False when it is just not there."""
+        """kill -9. False when it is just not there, or has not served since the last time: so the guest gets on."""
         words = [*COMMAND, "ps", "--json", "--machine", self.name]
         seen = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
         with contextlib.suppress(ValueError, ProcessLookupError):
             for row in json.loads(seen.stdout)["processes"]:
-                if row["id"] == id and row["pid"]:
+                if row["id"] == id and row["state"] == "running":
                     os.kill(row["pid"], signal.SIGKILL)
                     return True
         return False
@@ -149,16 +185,16 @@ class Guest:
 class Killer:
     """Kills the shares' processes while it is `at_work`."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, pauses: tuple[float, float] = PAUSES) -> None:
         self.kills = {"fs0": 0, "fs1": 0}
         self.at_work = threading.Event()
-        self._guest = guest
+        self._guest, self._pauses = guest, pauses
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         choose = random.Random(1)
-        while not self._end.wait(choose.uniform(*PAUSES)):
+        while not self._end.wait(choose.uniform(*self._pauses)):
             id = choose.choice(sorted(self.kills))
             if self.at_work.is_set() and self._guest.kill_a_share(id):
                 self.kills[id] += 1
@@ -290,6 +326,26 @@ def tree(options: argparse.Namespace, place: Path) -> bool:
     return not wrong
 
 
+def work(options: argparse.Namespace, place: Path) -> bool:
+    script = WORK.replace("{build}", shlex.quote(options.build)).replace("{check}", shlex.quote(options.check))
+    disk = f"--disk=snapshot:{options.disk.resolve()}"
+    wrong = 0
+    with Guest(place, options.repository.resolve(), script, disk) as guest:
+        guest.until("ready")
+        with Killer(guest, LONG_PAUSES) as killer:
+            killer.at_work.set()
+            guest.tell("go on")
+            guest.until("finished")
+    trees = {tag: told(place / "out" / tag, times=False) for tag in PROTOCOLS}
+    ends = [place / "out" / f"head-{tag}" for tag in PROTOCOLS]
+    heads = {end.read_text() if end.exists() else end.name for end in ends}
+    for tag, protocol in PROTOCOLS.items():
+        wrong += differences(f"host and {protocol}", of_the_host(place / tag / "work"), plain(trees[tag]))
+    wrong += differences("9p and virtiofs", trees["a"], trees["b"])
+    print(f"{len(trees['a'])} names, {sum(killer.kills.values())} kills, {wrong} differences, {len(heads)} commits")
+    return not wrong and len(heads) == 1 and all(end.exists() for end in ends)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Long runs on shared folders.")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a new directory for the shares, which stays")
@@ -307,6 +363,12 @@ def main() -> int:
     copied = verbs.add_parser("tree")
     copied.add_argument("directory", type=Path)
     copied.set_defaults(run=tree)
+    worked = verbs.add_parser("work")
+    worked.add_argument("disk", type=Path, help="an ext4 image of a root directory with git, a compiler and make")
+    worked.add_argument("repository", type=Path, help="a bare one")
+    worked.add_argument("--build", default="make", metavar="COMMAND")
+    worked.add_argument("--check", default="make check", metavar="COMMAND")
+    worked.set_defaults(run=work)
     options = parser.parse_args()
     if options.keep:
         options.keep.mkdir(parents=True)
