@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -151,8 +152,10 @@ class _Parser:
         value: Any = self._value()
         if token.value == "=~":
             try:
-                value = re.compile(str(value), re.IGNORECASE)
-            except re.error as error:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of what a later Python may make of "[["
+                    value = re.compile(str(value), re.IGNORECASE)
+            except (re.error, OverflowError, RecursionError) as error:
                 raise self._error(f"no regular expression: {error}", token) from error
             return lambda record: field in record and bool(compare(record[field], value))
         return lambda record: _compare(compare, record.get(field), value)

@@ -64,6 +64,7 @@ def test_what_a_filter_says_of_a_record(text: str, expected: bool) -> None:
         ("op = READ", "not understood", 3),
         ("and", "the name of a field is missing", 0),
         ("op =~ '('", "no regular expression", 3),
+        ("op =~ 'a{99999999999999999999}'", "no regular expression", 3),
     ],
 )
 def test_a_mistake_is_shown_where_it_is(text: str, what: str, place: int) -> None:
@@ -81,6 +82,12 @@ def test_an_unknown_field_is_named_with_what_was_meant() -> None:
 
 def test_the_fields_that_are_asked_for_are_known() -> None:
     assert parse("latency > 1 and not (op == x or sector)").fields == {"latency", "op", "sector"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("pattern", ["[[a]", "[a--b]", "[a||b]"])
+def test_what_python_only_wonders_about_is_taken(pattern: str) -> None:
+    assert parse(f"path =~ '{pattern}'").matches(WRITE) in (True, False)
 
 
 def test_depth_has_a_limit() -> None:
