@@ -19,12 +19,12 @@ from launcher.replay.driver import (
     notify,
     publish,
     refuse_interrupts,
+    rests,
     send_kick,
-    sleep_on_eventfd,
     take_used,
 )
 from native import Array, Record, Unit, fn, load64, plain, store64, u32, u64
-from proto.pages import CoreToDevice, DeviceToCore, core_may_sleep, core_wakes, take_calls
+from proto.pages import CoreToDevice, core_wakes
 from proto.ring import Avail
 
 __all__ = ["MAX_STEPS", "Script", "load_script"]
@@ -90,16 +90,8 @@ def play(driver: Driver, script: Script) -> u32:
         if not ask_interrupt(driver):
             refuse_interrupts(driver)
             continue
-        driver.sleeps = driver.sleeps + 1
-        if driver.transport == Transport.LINK:
-            mine = CoreToDevice(driver.mine)
-            theirs = DeviceToCore(driver.theirs)
-            if core_may_sleep(mine, theirs):
-                return Stop.SLEEP
-            take_calls(mine, theirs)
-            core_wakes(mine)
-        else:
-            sleep_on_eventfd(driver)
+        if not rests(driver):
+            return Stop.SLEEP
         refuse_interrupts(driver)
 
 

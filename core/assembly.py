@@ -15,13 +15,16 @@ from typing import Any
 
 from core import events
 from core.board import boot, clock, virt
+from core.board.bells import END, PLACES, Bells
 from core.board.state import UART_TX_RING, Board
 from core.cpu.engine import load_engine
 from core.cpu.machine import HartSet
 from core.link import Port, Region
 from core.ports import Pages, VirtioPort, WindowPort
+from core.virtio.transport import MAX_SLOTS
 from native import Area
 from proto.channel import Packet
+from proto.doorbell import NO_BELL, POLLIN
 from proto.errors import ConfigError, ProtocolError
 from proto.pages import PAGE_SIZE, CoreState, CoreStats, LinkMode
 from proto.trace import DATA_BYTES, NO_QUEUE, TRACE_SIZE, TracePoint, data_words
@@ -103,6 +106,13 @@ class Machine:
         self.started = False
         self.paused = False
         self._threads: list[threading.Thread] = []
+        self._bells_area = Area.allocate(Bells.size())
+        self._bells = Bells(self._bells_area.address)
+        self._bells.board = self.board.address
+        for place in range(PLACES):
+            self._bells.entries[place].fd = NO_BELL
+        self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.listen(END, self._end)
 
     def load(self, files: boot.BootFiles) -> boot.Boot:
         """Place the program and point the harts at it."""
@@ -113,6 +123,10 @@ class Machine:
         self.harts.reset(self.built, plan)
         return plan
 
+    def listen(self, place: int, bell: int) -> None:
+        """Answer this doorbell; before the harts start."""
+        self._bells.entries[place].fd, self._bells.entries[place].events = bell, POLLIN
+
     def start_harts(self) -> None:
         """Let the guest run: one thread a hart, in native code until the end."""
         if self.started:
@@ -120,13 +134,19 @@ class Machine:
         self.started = True
         self.harts.mark_start()
         for address in self.harts.addresses:
-            thread = threading.Thread(target=self.engine.run_hart, args=(address,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._run(self.engine.run_hart, address)
+        self._run(self.engine.answer_bells, self._bells.address)
+
+    def _run(self, function: Callable[[int], None], address: int) -> None:
+        """A thread in native code."""
+        thread = threading.Thread(target=function, args=(address,), daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def stop_harts(self) -> None:
         """End the guest and wait for its threads; they leave at their next look at `attention`."""
         self.engine.board_stop(self.board)
+        os.eventfd_write(self._end, 1)
         self.harts.ask_to_exit()
         for thread in self._threads:
             thread.join(5.0)
@@ -180,10 +200,13 @@ def assemble(start: Packet, report: Callable[[str], None]) -> Machine:
             _take(start, f"{device['id']}.core_to_device", PAGE_SIZE),
             _take(start, f"{device['id']}.device_to_core", PAGE_SIZE),
             mode,
+            start.fds.pop(f"{device['id']}.kick", NO_BELL),
         )
         virtio = device["kind"] == "virtio"
         index = device["slot"] if virtio else windows
         windows += not virtio
+        if (bell := start.fds.pop(f"{device['id']}.call", None)) is not None:
+            machine.listen(index if virtio else MAX_SLOTS + index, bell)
         port = (VirtioPort if virtio else WindowPort)(engine, machine.board, index, pages)
         machine.devices.append(Device(device["id"], index, virtio, device["epoch"], device["endpoint"], port))
     machine.load(_files(body["machine"]))

@@ -15,6 +15,7 @@ from core.candidate import feature_names
 from core.link import QueueState
 from core.virtio.transport import CONFIG_BYTES, DeviceState
 from native import Area
+from proto.doorbell import NO_BELL
 from proto.errors import ProtocolError
 from proto.pages import CoreToDevice, DeviceToCore, LinkMode
 from proto.virtio import Status
@@ -23,11 +24,12 @@ from proto.virtio import Status
 class Pages:
     """A device's two control pages, mapped for the life of the machine."""
 
-    def __init__(self, engine: Any, core_page: Area, device_page: Area, mode: LinkMode) -> None:
+    def __init__(self, engine: Any, core_page: Area, device_page: Area, mode: LinkMode, bell: int = NO_BELL) -> None:
         self.engine = engine
         self.core_page = core_page
         self.device_page = device_page
         self.mode = mode
+        self.bell = bell  # rings at the device
 
     def open(self, epoch: int) -> None:
         """A process of `epoch` has said HELLO."""
@@ -51,6 +53,7 @@ class VirtioPort:
         self.transport = board.transports[slot]
         self.transport.core_page = pages.core_page.address
         self.transport.device_page = pages.device_page.address
+        self.transport.bell = pages.bell
         self.transport.state = DeviceState.STARTING
         self._buffer = Area.allocate(CONFIG_BYTES)
 

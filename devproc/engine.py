@@ -28,7 +28,8 @@ from devproc.relay.carry import (
 )
 from devproc.relay.twin_code import twin_collect, twin_forget, twin_place, twin_repeat, twin_unask
 from native import Unit
-from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level, signal_core
+from proto.doorbell import call_core, silence_bell
+from proto.pages import call_again, mmio_begin, mmio_end, set_irq_level
 from proto.ring import (
     ring_flush,
     ring_forget,
@@ -49,6 +50,7 @@ EXPORTS: list[Any] = [
     block_loop,
     call,
     call_again,
+    call_core,
     carry_answers,
     carry_blame,
     carry_forget,
@@ -81,7 +83,7 @@ EXPORTS: list[Any] = [
     ring_rewind,
     ring_should_call,
     set_irq_level,
-    signal_core,
+    silence_bell,
     tap_note,
     trace,
     twin_collect,

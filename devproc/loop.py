@@ -1,9 +1,10 @@
 """The device's loop, in machine code: look at the rings, stay awake a little, lie down properly.
 
-A device sleeps in poll(2) on its ZeroMQ descriptor. Between two sleeps it is *awake* (its epoch is in the control
-page), and then the core sends it nothing; so before it sleeps it must say so, put a full fence, and look at every
-ring again. All that is here, once, and the loops that serve a device natively (`devproc.blk.fast`) are built of the
-same pieces.
+A device sleeps in poll(2) on its doorbell, its ZeroMQ descriptor, and what the device itself waits for. Between two
+sleeps it is *awake* (its epoch is in the control page), and then the core sends it nothing; so before it sleeps it must
+say so, put a full fence, and look at every ring again. All that is here, once, and the loops that serve a device
+natively (`devproc.blk.fast`) are built of the same pieces. A sleep that the doorbell ends, or a descriptor of the
+device's that is only there to wake it, does not leave machine code; whatever else comes is Python's.
 
 Staying awake by spinning pays only where a host core is free for it, and then a lot. So it is measured: `sleep_gap`
 is how long a sleep lately lasted until there was work again, and a spin that does not find work within that time was
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from native import Array, Record, fn, monotonic_ns, pause, plain, u32, u64, wrap64
+from native import Array, Record, addressof, fn, monotonic_ns, pause, plain, u16, u32, u64, wrap64
+from proto.doorbell import POLLIN, POLLOUT, PollFd, Signal, call_core, poll_ns, silence_bell
 from proto.pages import (
     MAX_QUEUES,
     CoreToDevice,
@@ -27,7 +29,6 @@ from proto.pages import (
     device_lies_down,
     device_quiet,
     device_wakes,
-    signal_core,
 )
 from proto.ring import (
     Chain,
@@ -43,6 +44,7 @@ from proto.ring import (
 from proto.trace import TracePoint, trace
 
 __all__ = [
+    "POLLED_MAX",
     "SPIN_MAX",
     "Loop",
     "Reason",
@@ -63,6 +65,8 @@ GAP_MAX = 2 * SPIN_MAX  # ns; longer sleeps count as this, and start no trial
 TRIALS_MAX = 1024
 STRIKES = 2  # wasted spins in a row that end the spinning
 MEASURE_EVERY = 256  # spins
+WAKES = POLLIN | POLLOUT  # what a descriptor does that only wakes the loop; an error is Python's
+POLLED_MAX = 16  # descriptors on which the loop sleeps by itself; with more, Python does
 
 
 class Reason(IntEnum):
@@ -95,6 +99,12 @@ class Loop(Record):
     trials: u32  # how often work must come soon after lying down before spinning is tried again
     seen: u32  # how often it has
     trace: u64  # address of the process's trace ring, or 0
+    service: u64  # ns from a turn's begin to its deadline
+    until: u64  # when Python wants to look, CLOCK_MONOTONIC in ns: the loop sleeps no longer; 0: not at all
+    bell: u32  # rings at the core, or NO_BELL
+    wakers: u32  # the first of `polled`, the doorbell among them, are only there to wake the loop
+    npolled: u32
+    polled: Array[PollFd] = plain(count=POLLED_MAX)  # what ends a sleep; polled[0] is the doorbell
 
 
 @fn
@@ -103,13 +113,19 @@ def begin_turn(loop: Loop, service_ns: u64) -> None:
     mine = DeviceToCore(loop.mine)
     if loop.lying != 0:
         _woken(loop)
-    device_wakes(mine)
     mine.heartbeat = mine.heartbeat + 1
-    for number in range(loop.count):
-        ring_disarm(Ring(loop.rings[number]))
+    _rise(loop)
     loop.ready = 0
     loop.broken = 0
+    loop.service = service_ns
     loop.deadline = monotonic_ns() + service_ns
+
+
+@fn
+def _rise(loop: Loop) -> None:
+    device_wakes(DeviceToCore(loop.mine))
+    for number in range(loop.count):
+        ring_disarm(Ring(loop.rings[number]))
 
 
 @fn
@@ -149,11 +165,10 @@ def call(loop: Loop, queue: u32) -> None:
 @fn
 def _call_at(loop: Loop, queue: u32, now: u64) -> None:
     mine = DeviceToCore(loop.mine)
-    message: u64 = 0
-    if signal_core(mine, CoreToDevice(loop.theirs), queue):
+    signal: u32 = call_core(mine, CoreToDevice(loop.theirs), queue, loop.bell)
+    if signal == Signal.MESSAGE:
         loop.calls = loop.calls | (u32(1) << queue)
-        message = 1
-    trace(loop.trace, now, TracePoint.CALL, queue, 0, 0, u64(mine.call_sequence), message, 0, 0, 0)
+    trace(loop.trace, now, TracePoint.CALL, queue, 0, 0, u64(mine.call_sequence), u64(signal), 0, 0, 0)
 
 
 @fn
@@ -232,9 +247,36 @@ def _woken(loop: Loop) -> None:
 
 @fn
 def rest(loop: Loop) -> bool:
-    """Nothing to do: spin, then lie down. True when the loop may sleep; False when there is something to pop after
-    all."""
-    return not _spin(loop) and lie_down(loop)
+    """Nothing to do: spin, then lie down, and sleep. True when it is Python's turn to sleep, or to see what ended the
+    sleep; False when there is something to pop after all."""
+    if _spin(loop):
+        return False
+    while lie_down(loop):
+        if not _doze(loop):
+            return True
+        _woken(loop)
+        _rise(loop)
+        loop.deadline = monotonic_ns() + loop.service
+        if loop.wakers > 1 or look(loop):
+            return False
+    return False
+
+
+@fn
+def _doze(loop: Loop) -> bool:
+    """Sleep until somebody wakes the loop. True: somebody did, and nothing is Python's business."""
+    now: u64 = monotonic_ns()
+    if loop.npolled == 0 or now >= loop.until:
+        return False
+    if not poll_ns(addressof(loop.polled[0]), u64(loop.npolled), loop.until - now):
+        return False
+    for number in range(loop.npolled):
+        happened: u16 = loop.polled[number].revents
+        if (number >= loop.wakers and happened != 0) or (happened & ~WAKES) != 0:
+            return False
+    if loop.polled[0].revents != 0:
+        silence_bell(loop.polled[0].fd)
+    return True
 
 
 @fn
@@ -247,9 +289,7 @@ def lie_down(loop: Loop) -> bool:
             ring_arm(ring)
     kicks: u32 = device_lies_down(mine, CoreToDevice(loop.theirs))
     if look(loop):
-        device_wakes(mine)
-        for number in range(loop.count):
-            ring_disarm(Ring(loop.rings[number]))
+        _rise(loop)
         return False
     device_quiet(mine, kicks)
     loop.lay_down = monotonic_ns()

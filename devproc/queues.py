@@ -15,9 +15,10 @@ from typing import Any
 from devproc.breaks import Breaks, Held, change
 from devproc.careful import Careful
 from devproc.device import VirtioDevice
-from devproc.loop import SPIN_MAX, Loop
+from devproc.loop import POLLED_MAX, SPIN_MAX, Loop
 from devproc.request import Buffer, Request
 from native.memory import Area
+from proto.doorbell import NO_BELL
 from proto.errors import BackendError, ProtocolError
 from proto.faults import Rule
 from proto.inflight import InflightEntry, InflightHeader, queue_region_size
@@ -37,13 +38,14 @@ assert _CHAIN.size == Chain.offset("segments") and _SEGMENT.size == Segment.size
 
 @dataclass
 class Pages:
-    """What this process has mapped for its link: the two pages, the in-flight table (None: not virtio), and its trace
-    ring (None: nobody has made one)."""
+    """What this process has for its link: the two pages, the in-flight table (None: not virtio), its trace ring (None:
+    nobody has made one), and the doorbell."""
 
     core: Area
     device: Area
     inflight: Area | None = None
     trace: Area | None = None
+    bell: int = NO_BELL  # rings at the core
 
     @property
     def trace_address(self) -> int:
@@ -85,7 +87,10 @@ class Queues:
         self.loop.sleep_gap = SPIN_MAX
         self.loop.trials = 1
         self.loop.trace = pages.trace_address
+        self.loop.bell = pages.bell
         self._words = self._view[: Loop.size()].cast("I")
+        until = Loop.offset("until")
+        self._until = self._view[until : until + 8].cast("Q")  # written every turn
         self.chain = Chain(self._area.address + Loop.size())
         self._chain_at = Loop.size()
         self._queues: dict[int, _Queue] = {}
@@ -204,6 +209,21 @@ class Queues:
         queue = self._queues.get(index)
         return queue is not None and queue.enabled and bool(self._engine.ring_has_work(queue.ring))
 
+    def sleep_on(self, polled: list[tuple[int, int]], wakers: int) -> None:
+        """The descriptors and events that end a sleep: first the doorbell (-1: there is none), then what only wakes the
+        loop, `wakers` of them with the doorbell, then what Python is to see."""
+        loop = self.loop
+        loop.npolled = 0
+        if len(polled) > POLLED_MAX:
+            return  # Python sleeps on them
+        for place, (fd, events) in enumerate(polled):
+            loop.polled[place].fd, loop.polled[place].events = fd & 0xFFFFFFFF, events
+        loop.wakers, loop.npolled = wakers, len(polled)
+
+    def sleep_until(self, deadline: int) -> None:
+        """When the loop must come back to Python at the latest, CLOCK_MONOTONIC in ns; 0: it must not sleep."""
+        self._until[0] = deadline
+
     def tap(self, address: int) -> None:
         """Write everything into this tap from now on; 0: nowhere."""
         self._tap = address
@@ -279,6 +299,7 @@ class Queues:
         """Release the native memory; nothing may run any more."""
         self.loop.count = 0
         self._words.release()
+        self._until.release()
         self._view.release()
         self._area.close()
 

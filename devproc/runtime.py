@@ -1,8 +1,8 @@
 """A device process from START to its end: one thread, one loop, asleep in poll(2) whenever there is nothing to do.
 
-What wakes it: a message of the core (KICK among them), a packet of the keeper (STOP, or its end-of-file), a descriptor
-that the device itself watches, and once a second the heartbeat. What is in flight when it is killed is in the in-flight
-table; nothing that matters is anywhere else.
+What wakes it: its doorbell (or a message KICK), any other message of the core, a packet of the keeper (STOP, or its
+end-of-file), a descriptor that the device itself watches, and twice a second the heartbeat. What is in flight when it
+is killed is in the in-flight table; nothing that matters is anywhere else.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from devproc.sandbox import Sandbox
 from devproc.session import Session, State
 from native.memory import Area
 from proto.channel import Channel, Packet
+from proto.doorbell import NO_BELL, Signal
 from proto.errors import ChannelClosed, ConfigError, DeadlineMissed, ImageLocked, ProtocolError
 from proto.memory import GuestMemory
 from proto.messages import MAX_BODY, message_fields
@@ -56,11 +57,14 @@ class Runtime:
         self._level: int = start.body.get("log_level", 20)
         self._due = 0  # CALLs that ZeroMQ would not take, a bit a queue
         self._engine = load_engine()
+        self._listens = start.fds.pop("kick", -1)  # the doorbell that the core rings
         self._pages = self._map_pages(start)
         self._waiting = _word(self._pages.device, "waiting")  # what is served now may wait for the host
         self._memory = self._map_memory(start)
         self._poll = select.poll()
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, tuple[Callable[[], None] | None, int]] = {}  # descriptor → what to call, events
+        self._ticked = time.monotonic()
+        self._queues: Queues | None = None
         self.sandbox = Sandbox(start.body)
         self.sandbox.begin()
         self._socket = self._connect(start.body["endpoint"])
@@ -90,8 +94,10 @@ class Runtime:
             self._epoch,
             self._send,
         )
-        self._poll.register(int(self._socket.fd), select.POLLIN)
-        self._poll.register(channel, select.POLLIN)
+        for fd in (int(self._socket.fd), channel.fileno()):
+            self._poll.register(fd, select.POLLIN)
+        if not self._candidate:
+            self._listen()
         if isinstance(self.device, VirtioDevice):
             self.device.config_changed = self._config_changed
         if isinstance(self.device, VirtioDevice) and self._queues is not None:
@@ -111,17 +117,17 @@ class Runtime:
         """Say HELLO and serve. Raises ConfigError when the core refuses this process."""
         self._trace(TracePoint.STARTED, 0, 0, self._epoch, os.getpid(), 0, self.device.id)
         self._session.hello(os.getpid())
-        heard = ticked = time.monotonic()
+        heard = time.monotonic()
         while not self.stopping:
             reason = self._turn() if not self._candidate else Reason.SLEEP
             timeout = 0.0
             if reason == Reason.SLEEP:
-                timeout = RETRY if self._due else self._patience()
+                timeout = RETRY if self._due else max(0.0, self._next_look() - time.monotonic())
             self._wait(timeout)
             self._tend_breaks()
             self._session.settle()
-            if time.monotonic() - ticked >= HEARTBEAT:
-                ticked = time.monotonic()
+            if time.monotonic() - self._ticked >= HEARTBEAT:
+                self._ticked = time.monotonic()
                 self.device.tick()
                 self._session.repeat()
             if self._session.state is State.CONNECTING and time.monotonic() - heard > HEARTBEAT:
@@ -135,16 +141,18 @@ class Runtime:
         queues = self.device.queues if isinstance(self.device, VirtioDevice) else ()
         return [index for index, queue in enumerate(queues) if queue.passive or queue.on_demand]
 
-    def watch(self, fd: int, ready: Callable[[], None], events: int = select.POLLIN) -> None:
+    def watch(self, fd: int, ready: Callable[[], None] | None, events: int = select.POLLIN) -> None:
         """Call `ready` whenever one of `events` is true of the descriptor; what it was watched for before is
-        forgotten."""
-        self._watched[fd] = ready
+        forgotten. None: the device's loop looks at it by itself, and needs only be woken."""
+        self._watched[fd] = ready, events
         self._poll.register(fd, events)
+        self._lay_polled()
 
     def unwatch(self, fd: int) -> None:
         """The descriptor no longer concerns the loop; it may be closed now."""
         if self._watched.pop(fd, None) is not None:
             self._poll.unregister(fd)
+            self._lay_polled()
 
     def close(self) -> None:
         """An orderly end: what was taken is finished, what was written is stored."""
@@ -161,10 +169,11 @@ class Runtime:
 
     def _turn(self) -> int:
         """Serve the queues until there is a reason to look elsewhere."""
-        reason = self._run_loop()
         queues = self._queues
         if queues is None:
-            return reason
+            return self._run_loop()
+        queues.sleep_until(int(self._next_look() * 1e9) if self._may_doze(queues) else 0)
+        reason = self._run_loop()
         self._waiting[0] = self.device.waits
         if queues.careful.active and queues.go_on() and reason == Reason.SLEEP:
             reason = Reason.SERVICE  # nobody has looked at those yet
@@ -178,6 +187,15 @@ class Runtime:
             self._send_calls(calls)
         return reason
 
+    def _may_doze(self, queues: Queues) -> bool:
+        """May machine code sleep? Not where something waits that is Python's, and has no descriptor to say so."""
+        waits = self._due or queues.careful.active or self._session.waits
+        return not (waits or self._events() & _POLLIN)
+
+    def _next_look(self) -> float:
+        """When Python must look again, by time.monotonic()."""
+        return self._ticked + (self._queues.breaks.patience(HEARTBEAT) if self._queues is not None else HEARTBEAT)
+
     def _wait(self, timeout: float) -> None:
         """Sleep, and handle whatever came. ZeroMQ's descriptor is edge-triggered, and sending may swallow an edge:
         its events are looked at before every sleep, and drained."""
@@ -186,8 +204,12 @@ class Runtime:
             for fd, _ in self._poll.poll(timeout * 1000):
                 if fd == self._channel.fileno():
                     self._from_keeper()
+                elif fd == self._listens:
+                    self._engine.silence_bell(fd)
                 elif fd in self._watched:
-                    self._watched[fd]()
+                    ready, _ = self._watched[fd]
+                    if ready is not None:
+                        ready()
                 else:
                     events = _POLLIN  # perhaps: then recv says that there is nothing
         while events & _POLLIN and not self.stopping:
@@ -247,9 +269,6 @@ class Runtime:
             self._run_loop = self._any_loop if general else self._own_loop
         if fd is not None:
             os.close(fd)
-
-    def _patience(self) -> float:
-        return self._queues.breaks.patience(HEARTBEAT) if self._queues is not None else HEARTBEAT
 
     def _tend_breaks(self) -> None:
         """Let go what was delayed long enough, and tell the keeper what is held. A candidate holds nothing, and does
@@ -327,8 +346,11 @@ class Runtime:
         if self._candidate:
             self._line = level
             return
-        page = self._pages.device.address
-        if self._engine.set_irq_level(page, int(level)) and self._engine.signal_core(page, self._pages.core.address, 0):
+        pages, engine = self._pages, self._engine
+        page = pages.device.address
+        if not engine.set_irq_level(page, int(level)):
+            return
+        if engine.call_core(page, pages.core.address, 0, pages.bell) == Signal.MESSAGE:
             self._send_calls(self._due | 1)
 
     # -- a swap ----------------------------------------------------------------------------------------------------
@@ -369,6 +391,7 @@ class Runtime:
         self._candidate = False
         _write_word(self._pages.device, "awake", 0)
         _write_word(self._pages.device, "epoch", self._epoch)
+        self._listen()
         self.device.taken_over()
         self._begin_recording()
         if self._line is not None:
@@ -399,7 +422,24 @@ class Runtime:
         if "inflight" in start.fds:
             inflight = _map(start, "inflight", os.fstat(start.fds["inflight"]).st_size)
         trace = _map(start, "trace", TRACE_SIZE) if "trace" in start.fds else None
-        return Pages(core, device, inflight, trace)
+        return Pages(core, device, inflight, trace, start.fds.pop("call", NO_BELL))
+
+    def _listen(self) -> None:
+        """From now on the doorbell wakes this process, and so no message need to."""
+        if self._listens >= 0:
+            os.set_blocking(self._listens, False)  # whatever a predecessor made of it
+            self._poll.register(self._listens, select.POLLIN)
+            _write_word(self._pages.device, "listens", self._epoch)
+        self._lay_polled()
+
+    def _lay_polled(self) -> None:
+        """Tell the loop what it may sleep on."""
+        if self._queues is None:
+            return
+        wakers = [(fd, events) for fd, (ready, events) in self._watched.items() if ready is None]
+        others = [(fd, events) for fd, (ready, events) in self._watched.items() if ready is not None]
+        others += [(int(self._socket.fd), select.POLLIN), (self._channel.fileno(), select.POLLIN)]
+        self._queues.sleep_on([(self._listens, select.POLLIN), *wakers, *others], 1 + len(wakers))
 
     def _map_memory(self, start: Packet) -> GuestMemory:
         memory = GuestMemory()

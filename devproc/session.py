@@ -174,6 +174,11 @@ class Session:
         if answer is not None and not kind.posted:
             self._answer(message, answer)
 
+    @property
+    def waits(self) -> bool:
+        """Does somebody wait for quiet?"""
+        return bool(self._waiting)
+
     def settle(self) -> None:
         """Answer whoever waited for quiet and has it now. Called whenever requests were given back."""
         due = [then for quiet, then in self._waiting if quiet()]

@@ -30,6 +30,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # name: (x86_64, aarch64)
     "FUTEX": (202, 98),
     "GETDENTS64": (217, 61),
     "FALLOCATE": (285, 47),
+    "PPOLL": (271, 73),
     "PREADV": (295, 69),
     "PWRITEV": (296, 70),
     "GETRANDOM": (318, 278),
@@ -68,6 +69,7 @@ GETXATTR: Final = _number("GETXATTR")
 FUTEX: Final = _number("FUTEX")
 GETDENTS64: Final = _number("GETDENTS64")
 FALLOCATE: Final = _number("FALLOCATE")
+PPOLL: Final = _number("PPOLL")
 PREADV: Final = _number("PREADV")
 PWRITEV: Final = _number("PWRITEV")
 GETRANDOM: Final = _number("GETRANDOM")

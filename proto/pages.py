@@ -10,12 +10,12 @@ they say: who is awake (then nothing is sent), which notifications are waiting, 
 that the device's loop still turns, and the counters that `bulkhead ps` shows. All fields are little-endian and
 naturally aligned.
 
-**Notifications.** ZeroMQ wakes; shared words speak to who is awake. A side that runs holds its epoch in `awake`.
-Whoever publishes something (a ring index, a counter) puts a full fence between publishing it and looking at the
-other's `awake`. A side that wants to sleep sets `awake` to 0, puts a full fence, and looks again at everything that
-may have been published: so either it sees the news, or the publisher sees that it sleeps and sends a message. One
-message a sleep is enough: `sleeps` numbers the sleeps, and the publisher remembers for which one it has sent (its
-*latch*). With the mode LINK_MESSAGES nobody looks at these words, and every notification is a message.
+**Notifications.** Shared words speak to who is awake; a doorbell (`proto.doorbell`) or a message wakes. A side that
+runs holds its epoch in `awake`. Whoever publishes something (a ring index, a counter) puts a full fence between
+publishing it and looking at the other's `awake`. A side that wants to sleep sets `awake` to 0, puts a full fence, and
+looks again at everything that may have been published: so either it sees the news, or the publisher sees that it sleeps
+and wakes it. Once a sleep is enough: `sleeps` numbers the sleeps, and the publisher remembers for which one it has done
+so (its *latch*). With the mode LINK_MESSAGES nobody looks at these words, and every notification is a message.
 
 Epochs. A device process of epoch E writes only E or 0 into `awake`; a word left behind by a dead predecessor
 therefore means "asleep". The keeper resets the words of a dead process (`reset_device_page`); a new session opens
@@ -150,6 +150,7 @@ class DeviceToCore(Record):
     awake: u32 = acquire(offset=0x040)
     sleeps: u32 = acquire()
     quiet_at: u32 = acquire()  # kick_sequence before the last look that found all rings empty
+    listens: u32 = acquire()  # the epoch, if the process's sleep ends with its doorbell, too
     # calls to the core; call_latch is the core's sleep for which a CALL was sent
     call_sequence: u32 = acquire(offset=0x080)
     call_latch: u32 = relaxed()
@@ -399,6 +400,7 @@ def reset_device_page(page: memoryview, epoch: int) -> None:
     _put(page, DeviceToCore, "awake", 4, 0)
     _put(page, DeviceToCore, "epoch", 4, epoch)
     _put(page, DeviceToCore, "waiting", 4, 0)
+    _put(page, DeviceToCore, "listens", 4, 0)
     _put(page, DeviceToCore, "call_latch", 4, 0xFFFFFFFF)
     for queue in range(MAX_QUEUES):
         at = DeviceToCore.offset("queues") + queue * QueueStatistics.size() + QueueStatistics.offset("marked")

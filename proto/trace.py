@@ -163,7 +163,10 @@ class TracePoint(IntEnum):
         {
             "queue": ("queue", "number of the virtqueue"),
             "calls": ("id", "the device's count of calls"),
-            "message": ("a", "1: the core sleeps, a CALL message is sent"),
+            "signal": (
+                "a",
+                "0: the core is awake, or was told before; 1: a CALL message is sent; 2: its doorbell is rung",
+            ),
         },
         "queue {queue} calls for an interrupt ({calls})",
     )

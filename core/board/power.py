@@ -4,12 +4,12 @@
 link thread and the keeper do the rest. `board_stop` is the order from outside: nothing on the board waits any longer.
 """
 
-from core.board.lock import futex_wake
 from core.board.state import Board
 from core.cpu.signal import notify_hart
 from core.cpu.state import Hart
 from core.events import EventKind, EventQueue, PowerReason, post_event
 from native import addressof, atomic_cas32, fn, pause, u32, u64
+from native.futex import futex_wake
 
 FINISHER_SIZE = 0x1000
 FINISHER_FAIL = 0x3333  # exit code in the upper 16 bits

@@ -13,11 +13,12 @@ refusal.
 
 from enum import IntEnum, IntFlag
 
-from core.board.lock import futex_wake, lock, unlock, wait_while
+from core.board.lock import lock, unlock, wait_while
 from core.board.plic import plic_set_line
 from core.board.state import UART_FIFO, UART_RX_RING, UART_TX_RING, Board, Uart
 from core.events import EventKind, EventQueue, post_event
 from native import addressof, fence, fn, load8, monotonic_ns, store8, u8, u32, u64, wrap8, wrap32
+from native.futex import futex_wake
 
 SIZE = 0x100
 TX_DEADLINE_NS = 1_000_000_000

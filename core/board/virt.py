@@ -26,6 +26,7 @@ from core.board.window import DEADLINE_NS
 from core.virtio import mmio
 from core.virtio.transport import MAX_SLOTS, DeviceState
 from native import Area, monotonic_ns
+from proto.doorbell import NO_BELL
 from proto.errors import ConfigError
 from proto.pages import MAX_HARTS
 
@@ -230,6 +231,7 @@ def _fill_slots(board: Board, machine: Machine) -> None:
     for number in range(MAX_SLOTS):
         board.transports[number].index = number
         board.transports[number].irq = VIRTIO_IRQ + number
+        board.transports[number].bell = NO_BELL
     for slot in machine.slots:
         board.transports[slot.number].state = DeviceState.STARTING
     board.nslots = 1 + max((slot.number for slot in machine.slots), default=-1)

@@ -7,13 +7,14 @@ PLIC completion of the window's interrupt waits until the device has carried out
 that falls only later would interrupt again.
 """
 
-from core.board.lock import SECOND_NS, futex_wait, futex_wake, lock, unlock, wait_while
+from core.board.lock import lock, unlock, wait_while
 from core.board.plic import plic_follow
 from core.board.state import Board, Window
 from core.board.trace import trace_interrupt
 from core.events import EventKind, EventQueue, post_event
 from core.virtio.transport import DeviceState
 from native import addressof, atomic_add32, fn, monotonic_ns, u32, u64
+from native.futex import SECOND_NS, futex_wait, futex_wake
 from proto.pages import CoreToDevice, DeviceToCore, take_calls
 from proto.trace import WINDOW_SLOT
 

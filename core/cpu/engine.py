@@ -13,6 +13,7 @@ from typing import Any
 
 import core.cpu
 import core.isa
+from core.board.bells import answer_bells
 from core.board.hsm import enter_supervisor, supervise
 from core.board.power import board_stop
 from core.board.uart import uart_break, uart_give, uart_take
@@ -43,6 +44,7 @@ EXPORTS: tuple[calls.AnyFunction, ...] = (
     kick_again,
     supervise,
     enter_supervisor,
+    answer_bells,
     board_stop,
     uart_break,
     uart_give,

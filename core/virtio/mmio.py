@@ -5,14 +5,15 @@ afterwards by events. Three writes hold the hart until the device is quiet or fe
 STATUS = 0, QueueReady = 0, and writes to the configuration space. The link thread ends the wait (`transport_answer`);
 if it does not within `HOLD_DEADLINE_NS` the guest goes on, and STATUS keeps its value until the answer has come.
 
-QueueNotify posts an event only when the device sleeps (`proto.pages.needs_kick`); a running hart takes the device's
-calls when its budget ends (`board_poll`, core/board/poll.py); `raise_irq` may be called from any thread.
+QueueNotify rings the device's doorbell (or posts an event) only when the device sleeps: `proto.doorbell.kick_device`.
+A running hart takes the device's calls when its budget ends (`board_poll`, core/board/poll.py); `raise_irq` may be
+called from any thread.
 
 Access rules: registers are 32 bits and read or written whole; the configuration space takes 1, 2, 4 or 8 bytes.
 Registers of QueueSel >= number of queues read 0 and ignore writes.
 """
 
-from core.board.lock import SECOND_NS, futex_wake, lock, unlock, wait_while
+from core.board.lock import lock, unlock, wait_while
 from core.board.plic import plic_follow
 from core.board.state import Board
 from core.board.trace import trace_interrupt
@@ -34,7 +35,9 @@ from native import (
     u64,
     wrap32,
 )
-from proto.pages import CoreToDevice, DeviceToCore, call_pending, kick_again, needs_kick, take_calls
+from native.futex import SECOND_NS, futex_wake
+from proto.doorbell import Signal, kick_device
+from proto.pages import CoreToDevice, DeviceToCore, call_pending, kick_again, take_calls
 from proto.virtio import MMIO_MAGIC, MMIO_VERSION, Feature, Interrupt, MmioRegister, Status
 
 VENDOR_ID = 0x554D4551  # "QEMU": some drivers look for it, none minds
@@ -158,7 +161,7 @@ def notify(board: Board, transport: Transport, queue: u32) -> None:
         return
     mine = CoreToDevice(transport.core_page)
     theirs = DeviceToCore(transport.device_page)
-    if needs_kick(mine, theirs, queue) and not post_event(
+    if kick_device(mine, theirs, queue, transport.bell) == Signal.MESSAGE and not post_event(
         EventQueue(board.events), EventKind.NOTIFY, transport.index, u64(queue), 0
     ):
         kick_again(mine, theirs)

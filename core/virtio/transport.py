@@ -47,6 +47,7 @@ class Transport(Record):
     device_page: u64 = relaxed()  # address of its DeviceToCore page
     irq: u32 = plain()
     index: u32 = plain()
+    bell: u32 = relaxed()  # rings at the device, or NO_BELL
     # registers
     lock: u32 = relaxed(offset=0x40)
     status: u32 = acquire()

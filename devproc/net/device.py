@@ -389,14 +389,14 @@ class NetDevice(VirtioDevice):
         self.log(f"{self.id}: {text}", level)
 
     def _look_for(self, interest: int) -> None:
-        self._interest = interest
+        self._interest = self._net.watched = interest
         if interest == 0:
             self.unwatch(self.frames)
             return
         events = (select.POLLIN if interest & Interest.READ else 0) | (
             select.POLLOUT if interest & Interest.WRITE else 0
         )
-        self.watch(self.frames, lambda: None, events)  # waking up is all it takes
+        self.watch(self.frames, None, events)  # waking up is all it takes
 
 
 def _unknown(command: int, data: bytes) -> bool:

@@ -146,6 +146,7 @@ class Net(Record):
     rx_mode: u32
     link: u32  # not 0: up
     interest: u32
+    watched: u32  # what Python watches it for
     word: u32  # what the backend said; 0: nothing
     accepted: u32  # not 0: the waiting message was checked
     segment: u32  # its next segment
@@ -589,10 +590,12 @@ def net_loop(loop: Loop, net: Net, service_ns: u64) -> u32:
             return Reason.SERVICE
         if loop.calls != 0:
             return Reason.SLEEP if loop.spinning == 0 and lie_down(loop) else Reason.CALL
+        if net.interest != net.watched:
+            loop.until = 0  # a sleep would be on the wrong events
         if not worked and rest(loop):
             return Reason.SLEEP
         if monotonic_ns() > loop.deadline:  # also while a frame waits for buffers, of which there are too few
             return Reason.SERVICE
-        if not worked and (net.interest & Interest.READ) == 0:
+        if not worked:
             _find_rings(net, loop)
             net.interest = Interest.READ if net.rings[0] != 0 else 0

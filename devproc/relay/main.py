@@ -51,7 +51,7 @@ class Process:
         self._level: int = start.body.get("log_level", 20)
         self._id: str = start.body["id"]
         self._poll = select.poll()
-        self._watched: dict[int, Callable[[], object]] = {}
+        self._watched: dict[int, Callable[[], object] | None] = {}
         self._context: zmq.Context[Any] = zmq.Context()
         self._guard: ThreadAuthenticator | None = None
         self._known: set[bytes] = set()
@@ -96,8 +96,8 @@ class Process:
                 if fd == self._channel.fileno():
                     if not self._from_keeper():
                         return
-                elif fd in self._watched:
-                    self._watched[fd]()
+                elif (ready := self._watched.get(fd)) is not None:
+                    ready()
             if time.monotonic() - ticked > TICK / 1000:
                 ticked = time.monotonic()
                 self.device.tick()
@@ -165,7 +165,7 @@ class Process:
         if packet.kind != "GO":
             raise ChannelClosed("told to stop before the start")
 
-    def _watch(self, fd: int, ready: Callable[[], object], events: int = select.POLLIN) -> None:
+    def _watch(self, fd: int, ready: Callable[[], object] | None, events: int = select.POLLIN) -> None:
         self._watched[fd] = ready
         self._poll.register(fd, events)
 

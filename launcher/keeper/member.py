@@ -18,6 +18,7 @@ from launcher.keeper.heard import log_throttle
 from launcher.keeper.segments import Segment
 from launcher.machine.description import RAM_BASE, Device, Machine
 from proto.channel import MAX_DESCRIPTORS
+from proto.doorbell import make_doorbell
 from proto.errors import ConfigError
 from proto.inflight import region_size
 from proto.pages import (
@@ -50,6 +51,7 @@ __all__ = [
 QUEUE_SIZE = 1024  # the largest ring an in-flight table has room for
 MAX_STORED = 512  # descriptors that one device may leave with the keeper
 SECTOR = 512
+LISTENS, RINGS = 0, 1  # the ends of a doorbell
 
 Endpoint = str
 
@@ -81,6 +83,7 @@ class Member:
         self._calls = 0  # `call_sequence` of its page when its process was started
         self.answers = 0  # ALIVE packets, of a process that has no heartbeat
         self.segments: dict[str, Segment] = {}
+        self.bells: dict[str, tuple[int, int]] = {}  # doorbells: the ends that listen and ring, of `kick` and `call`
         self.lines = log_throttle()  # what it may write into logs
         self.sandbox: dict[str, Any] | None = None  # what its process says that it has given up
         self.lent: dict[str, int] = {}  # descriptors that we hold and give with every START
@@ -139,6 +142,9 @@ class Member:
         """Let segments and descriptors go."""
         while self.segments:
             self.segments.popitem()[1].close()
+        while self.bells:
+            for end in self.bells.popitem()[1]:
+                os.close(end)
         while self.lent:
             os.close(self.lent.popitem()[1])
         self.drop(list(self.store))
@@ -166,7 +172,7 @@ def make_machine_memory(machine: Machine) -> dict[str, Segment]:
 
 
 def make_device_memory(member: Member, machine: Machine) -> None:
-    """A device's control pages, in-flight table and trace ring. Raises ConfigError."""
+    """A device's control pages, in-flight table, trace ring and doorbells. Raises ConfigError."""
     for name, size, what in (
         ("core_to_device", PAGE_SIZE, "a control page"),
         ("device_to_core", PAGE_SIZE, "a control page"),
@@ -175,6 +181,11 @@ def make_device_memory(member: Member, machine: Machine) -> None:
     ):
         member.segments[name] = Segment(size, what)
     mode = LinkMode.MESSAGES if machine.link == "messages" else LinkMode.WORDS
+    if mode == LinkMode.WORDS:
+        try:
+            member.bells |= {"kick": make_doorbell(), "call": make_doorbell()}
+        except OSError as error:
+            raise ConfigError(f"cannot make a doorbell for {member.id}: {error.strerror}") from error
     format_core_page(member.segments["core_to_device"].view(), mode)
     format_device_page(member.segments["device_to_core"].view())
     format_trace(member.segments["trace"].view())
@@ -204,6 +215,9 @@ def core_start(
         )
         for name in ("core_to_device", "device_to_core"):
             fds[f"{member.id}.{name}"] = member.segments[name].fd
+        if member.bells:
+            fds[f"{member.id}.kick"] = member.bells["kick"][RINGS]
+            fds[f"{member.id}.call"] = member.bells["call"][LISTENS]
     body: dict[str, Any] = {
         "id": "core",
         "machine": {
@@ -255,7 +269,7 @@ def device_start(
         "candidate": member.candidate,
         "late": member.late,
     }
-    segments = member.segments
+    segments, bells = member.segments, member.bells
     with segments["core_to_device"].read_only() as core_page:
         yield (
             body,
@@ -266,6 +280,7 @@ def device_start(
                 "device_to_core": segments["device_to_core"].fd,
                 "inflight": segments["inflight"].fd,
                 "trace": segments["trace"].fd,
+                **({"kick": bells["kick"][LISTENS], "call": bells["call"][RINGS]} if bells else {}),
                 **({"tap": member.tap.fd} if member.tap is not None else {}),
                 **member.lent,
             },

@@ -138,7 +138,7 @@ RUN_OPTIONS = (
         "link",
         "text",
         "HOW",
-        "how core and devices wake each other: words (shared memory first, messages to wake), or messages (always)",
+        "how core and devices wake each other: words (shared memory, and a pipe to wake), or messages (always)",
         choices=("words", "messages"),
         group="devices",
     ),

@@ -3,8 +3,8 @@ drive devices with.
 
 A driver that behaves like Linux's: descriptors prepared beforehand, EVENT_IDX or flags, a notification when the
 device asked for one, and an interrupt asked for only before it sleeps. How a notification travels is a parameter, so
-that the same program measures different devices: an eventfd (vhost-user), or the words and messages of this project's
-link.
+that the same program measures different devices: an eventfd (vhost-user), or the words, doorbells and messages of this
+project's link.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from native import (
     Unit,
     fence,
     fn,
-    i64,
     load16,
     local,
     monotonic_ns,
@@ -34,20 +33,20 @@ from native import (
     wrap16,
     wrap64,
 )
+from proto.doorbell import NO_BELL, POLLIN, PollFd, Signal, kick_device, poll_ns, silence_bell
 from proto.pages import (
     CoreToDevice,
     DeviceToCore,
     call_pending,
     core_may_sleep,
     core_wakes,
-    needs_kick,
     open_session,
     take_calls,
 )
 from proto.ring import Avail, Used
 from proto.virtio import AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
 
-__all__ = ["Driver", "Stop", "Transport", "load_driver", "looks", "sleep_on_eventfd"]
+__all__ = ["Driver", "Stop", "Transport", "load_driver", "looks", "rests"]
 
 SLOT_HEADERS = 32  # bytes a slot's header and status take
 
@@ -81,6 +80,8 @@ class Driver(Record):
     call_fd: u64
     mine: u64  # the control pages, as the core has them
     theirs: u64
+    rings: u32  # the doorbells, or NO_BELL
+    listens: u32
     avail_idx: u16
     used_idx: u16
     # a closed loop of block requests
@@ -105,17 +106,6 @@ class Bytes8(Record):
     """What an eventfd reads and writes."""
 
     value: u64
-
-
-class PollFd(Record):
-    """struct pollfd."""
-
-    fd: u32
-    events: u16
-    revents: u16
-
-
-POLL = 7 if sys.MACHINE == "x86_64" else 0  # aarch64 has ppoll only; the eventfd is then read blocking
 
 
 @fn
@@ -178,7 +168,8 @@ def send_kick(driver: Driver) -> bool:
         one.value = 1
         syscall(sys.WRITE, driver.kick_fd, one.address, 8, 0, 0, 0)
         return False
-    return needs_kick(CoreToDevice(driver.mine), DeviceToCore(driver.theirs), driver.queue)
+    mine = CoreToDevice(driver.mine)
+    return kick_device(mine, DeviceToCore(driver.theirs), driver.queue, driver.rings) == Signal.MESSAGE
 
 
 @fn
@@ -247,29 +238,40 @@ def run(driver: Driver) -> u32:
         if not ask_interrupt(driver):
             refuse_interrupts(driver)
             continue
-        if driver.transport == Transport.LINK:
-            mine = CoreToDevice(driver.mine)
-            theirs = DeviceToCore(driver.theirs)
-            if core_may_sleep(mine, theirs):
-                driver.sleeps = driver.sleeps + 1
-                return Stop.SLEEP
-            take_calls(mine, theirs)
-            core_wakes(mine)
-        else:
-            driver.sleeps = driver.sleeps + 1
-            sleep_on_eventfd(driver)
+        if not rests(driver):
+            return Stop.SLEEP
         refuse_interrupts(driver)
 
 
 @fn
-def sleep_on_eventfd(driver: Driver) -> None:
+def rests(driver: Driver) -> bool:
+    """Interrupts are asked for: sleep until one comes. False: it is Python's to do, where a message may be what comes,
+    or where it takes long."""
+    if driver.transport == Transport.EVENTFD:
+        driver.sleeps = driver.sleeps + 1
+        sleep_on(u32(driver.call_fd), 2_000_000_000)
+        return True
+    mine = CoreToDevice(driver.mine)
+    theirs = DeviceToCore(driver.theirs)
+    if core_may_sleep(mine, theirs):
+        driver.sleeps = driver.sleeps + 1
+        if driver.listens == NO_BELL or not sleep_on(driver.listens, 100_000_000):
+            return False
+    take_calls(mine, theirs)
+    core_wakes(mine)
+    return True
+
+
+@fn
+def sleep_on(fd: u32, timeout_ns: u64) -> bool:
+    """Sleep until the eventfd or doorbell is signalled, and take that. False: it was not, in time."""
     entry = local(PollFd)
-    entry.fd = u32(driver.call_fd)
-    entry.events = 1
-    result: i64 = syscall(POLL, entry.address, 1, 2000, 0, 0, 0)
-    value = local(Bytes8)
-    if result > 0:
-        syscall(sys.READ, driver.call_fd, value.address, 8, 0, 0, 0)
+    entry.fd = fd
+    entry.events = POLLIN
+    if not poll_ns(entry.address, 1, timeout_ns):
+        return False
+    silence_bell(fd)
+    return True
 
 
 @cache
@@ -286,8 +288,8 @@ def load_driver() -> Any:
         call_pending,
         core_may_sleep,
         core_wakes,
-        needs_kick,
         open_session,
+        silence_bell,
         take_calls,
     ]
     return Unit("ring-driver", exports=exports).load()

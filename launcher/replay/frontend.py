@@ -23,6 +23,7 @@ from launcher.keeper.child import module_command, module_environment
 from launcher.replay.driver import Driver, Transport, load_driver
 from native.memory import Area
 from proto.channel import ENVIRONMENT, Channel, Packet
+from proto.doorbell import NO_BELL, make_doorbell
 from proto.errors import ChannelClosed, DeadlineMissed, ProtocolError
 from proto.inflight import region_size
 from proto.messages import MESSAGES, Message, decode, encode
@@ -133,6 +134,8 @@ class FrontEnd:
         self.theirs = DeviceToCore(self.device_page.area.address)
         self.native = load_driver()
         self.mode = mode
+        words = mode == LinkMode.WORDS
+        self._kick, self._call = (make_doorbell() if words else None for _ in range(2))
         self.epoch = 0
         self.hello: dict[str, Any] = {}
         self.features = 0
@@ -184,6 +187,7 @@ class FrontEnd:
             "core_to_device": self.core_page.fd,
             "device_to_core": self.device_page.fd,
             "inflight": self.inflight.fd,
+            **({"kick": self._kick[0], "call": self._call[1]} if self._kick and self._call else {}),
             **self._lent,
         }
         body = {
@@ -237,6 +241,9 @@ class FrontEnd:
             queue.area.close()
         for segment in (self.ram, self.dirty, self.core_page, self.device_page, self.inflight):
             segment.close()
+        for end in (*(self._kick or ()), *(self._call or ())):
+            os.close(end)
+        self._kick = self._call = None
         if self.outlet is not None:
             self.outlet.close()
         self._context.destroy(0)
@@ -287,6 +294,8 @@ class FrontEnd:
         driver.desc, driver.avail, driver.used = host + layout.desc, host + layout.avail, host + layout.used
         driver.transport, driver.queue = Transport.LINK, index
         driver.mine, driver.theirs = self.mine.address, self.theirs.address
+        driver.rings = self._kick[1] if self._kick else NO_BELL
+        driver.listens = self._call[0] if self._call else NO_BELL
         self.queues[index] = layout
         self.enable(index)
         return layout
@@ -326,8 +335,15 @@ class FrontEnd:
             self.kick(layout.index)
 
     def sleep(self, timeout: float = DEADLINE) -> None:
-        """Sleep until a message of the device comes, as the last hart does."""
-        self._take(self._receive(timeout))
+        """Sleep until the device rings or a message of it comes, as the last hart does."""
+        if self._call is not None:
+            poller = zmq.Poller()
+            poller.register(self.socket, zmq.POLLIN)
+            poller.register(self._call[0], zmq.POLLIN)
+            if self._call[0] in dict(poller.poll(int(timeout * 1000))):
+                self.native.silence_bell(self._call[0])
+                return
+        self._take(self._receive(timeout if self._call is None else 0))
 
     def wait_used(self, layout: QueueLayout, timeout: float = DEADLINE) -> tuple[int, int]:
         """The next used element, (head, length)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 
 import msgpack
 import pytest
@@ -173,7 +174,8 @@ def test_a_mailbox_is_read_and_written_through_messages(start):
     write(8, 1)
     assert read(8) == 1 and front.theirs.irq_level == 1
     assert [read(0), read(0), read(0)] == [11, 22, 0]
-    assert front.theirs.irq_level == 0 and front.calls >= 1
+    assert front.theirs.irq_level == 0 and front.theirs.call_sequence == 2
+    front.sleep(30)  # it has rung
     assert front.theirs.mmio_done == sequence
     assert read(0x2000) == 0xFFFFFFFF and read(1) == 0xFFFFFFFF
     front.request("QUIESCE")
@@ -237,6 +239,39 @@ def test_mmio_to_a_virtio_device_is_refused(start):
     front = start("rng")
     with pytest.raises(ProtocolError, match="no registers"):
         front.request("MMIO_READ", {"offset": 0, "size": 4, "sequence": 1})
+
+
+def test_sleepers_are_woken_by_doorbells_and_no_message(disk):
+    served = disk(bytes(128 << 20))
+    front, layout = served.front, served.layout
+    prepare(front.ram.view, front.ram.area.address, layout.driver, Case(512, 1, 50))
+    layout.driver.spin = 0
+    front.run(layout)
+    assert (front.theirs.listens, layout.driver.done, layout.driver.failed) == (front.epoch, 50, 0)
+    assert front.mine.kicks_sent + front.theirs.calls_sent > 0
+    assert front.kicks == front.calls == 0
+
+
+def test_a_device_without_a_doorbell_gets_messages(disk):
+    served = disk()
+    front = served.front
+    front.theirs.listens = front.epoch - 1  # a predecessor's, which had one
+    assert served.request(BlkType.IN, 0, room=512)[0] == 0
+    deadline = time.monotonic() + 60
+    while front.kicks == 0:  # it sleeps now and then
+        assert served.request(BlkType.IN, 0, room=512)[0] == 0
+        assert time.monotonic() < deadline
+
+
+def test_a_device_that_sleeps_in_machine_code_hears_messages(disk):
+    """Its loop wakes for them, between requests and while it sleeps."""
+    served = disk(bytes(128 << 20))
+    front, layout = served.front, served.layout
+    for _ in range(20):
+        prepare(front.ram.view, front.ram.area.address, layout.driver, Case(512, 1, 20))
+        layout.driver.spin = 0
+        front.run(layout)
+        assert layout.driver.failed == 0 and front.request("CONFIG_GET")["config"] == front.hello["config"]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 8])

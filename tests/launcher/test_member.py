@@ -88,13 +88,23 @@ def test_start_says_what_the_contract_says(member: Member) -> None:
     make_device_memory(member, MACHINE)
     member.next_epoch()
     with device_start(MACHINE, member, shared, "ipc:///x") as (body, fds):
-        assert set(fds) == {"region0", "dirty0", "core_to_device", "device_to_core", "inflight", "trace"}
+        assert set(fds) == {
+            "region0",
+            "dirty0",
+            "core_to_device",
+            "device_to_core",
+            "inflight",
+            "trace",
+            "kick",
+            "call",
+        }
         assert (body["id"], body["epoch"], body["backend"]) == ("blk0", 1, "file:/x")
         assert body["regions"] == [{"id": 0, "gpa": RAM_BASE, "size": MACHINE.memory}]
-        with pytest.raises(OSError):
-            os.write(fds["core_to_device"], b"x")  # a device only reads the core's page
+        for closed in ("core_to_device", "kick"):
+            with pytest.raises(OSError):
+                os.write(fds[closed], b"x")  # a device only reads the core's page, and does not ring its own bell
     body, fds = core_start(MACHINE, [member], {"blk0": "ipc:///x"})
-    assert set(fds) == {"blk0.core_to_device", "blk0.device_to_core"}
+    assert set(fds) == {f"blk0.{name}" for name in ("core_to_device", "device_to_core", "kick", "call")}
     assert body["devices"][0]["slot"] == 0 and body["machine"]["harts"] == 2
     row = row_of(member, shared)
     assert (row["id"], row["pid"], row["epoch"], row["requests"]) == ("blk0", None, 1, 0)
