@@ -99,8 +99,10 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.flush()
-        self._held = None
+        try:
+            self.flush()
+        finally:
+            self._held = None
 
     def flush(self) -> None:
         """What was changed so far outlives the process from now on."""

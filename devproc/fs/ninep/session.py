@@ -100,16 +100,17 @@ class Session:
             request.write_at(0, response)
 
     def _once(self, kind: int, tag: int) -> bytes:
-        """The response that this request had when it came first, if it did."""
+        """The response that this request had when it came first, if it did. All that it changes counts together."""
         body = self._body(kind)
         known = self.intents.begin(self.request, HEADER.pack(self.size, kind, tag) + body)
         if known is not None:
             return known
-        try:
-            response = self._answer(kind, tag, body)
-        except OSError as error:
-            response = encode_error(tag, error.errno or errno.EIO)
-        self.intents.finish(response)
+        with self.journal:
+            try:
+                response = self._answer(kind, tag, body)
+            except OSError as error:
+                response = encode_error(tag, error.errno or errno.EIO)
+            self.intents.finish(response)
         return response
 
     def _body(self, kind: int) -> bytes:

@@ -64,7 +64,7 @@ def remove(session: Session, number: int) -> Sequence[Any]:
     path, fid = session.path(number), session.fids.get(number)
     try:
         session.keep_open(path)
-        if session.tree.stat(path).directory:
+        if _directory(session, path):
             session.tree.rmdir(path)
         else:
             session.tree.unlink(path)
@@ -72,3 +72,13 @@ def remove(session: Session, number: int) -> Sequence[Any]:
     finally:
         session.remove(fid)
     return ()
+
+
+def _directory(session: Session, path: bytes) -> bool:
+    """What a predecessor has removed is as good as a file: either is removed once."""
+    try:
+        return session.tree.stat(path).directory
+    except FileNotFoundError:
+        if not session.intents.again:
+            raise
+        return False

@@ -7,10 +7,11 @@ import struct
 import fuse_client
 import pytest
 from fuse_client import ROOT
-from ninep_client import request
+from ninep_client import Client, request
 
 from devproc.fs.fuse.messages import Opcode
 from devproc.fs.host import HostTree
+from devproc.fs.journal import Journal
 from devproc.fs.ninep.messages import Type
 
 
@@ -86,6 +87,84 @@ def test_9p_request_cut_before_its_response_was_given(client, share, method):
     assert client.call(*CALLS[method][0], again=True) == response
     check(share, method)
     assert client.stat(5)["size"] == 1
+
+
+# 9P's requests that change the session; before them fid 5 is old/f, 6 is old, 7 is g (open), 9 the root.
+SESSION_CALLS = {
+    "attach": (Type.ATTACH, 20, 0xFFFFFFFF, b"", b"", 0),
+    "clunk": (Type.CLUNK, 7),
+    "create": (Type.LCREATE, 9, b"n", os.O_RDWR | os.O_EXCL, 0o644, 0),
+    "link": (Type.LINK, 0, 5, b"n"),
+    "open": (Type.LOPEN, 5, os.O_RDWR),
+    "remove": (Type.REMOVE, 7),
+    "remove a directory": (Type.REMOVE, 8),
+    "rename": (Type.RENAME, 6, 0, b"new"),
+    "rename over": (Type.RENAMEAT, 6, b"f", 0, b"g"),
+    "unlink": (Type.UNLINKAT, 0, b"g", 0),
+    "walk": (Type.WALK, 0, 20, [b"old", b"f"]),
+    "walk on": (Type.WALK, 6, 6, [b"f"]),
+}
+
+
+def session_of(directory, supervised):
+    """A client with some fids, and what all of them stand for."""
+    directory.mkdir()
+    prepare(directory)
+    client = Client(directory)
+    supervised.append(client)
+    for fid, names in {5: [b"old", b"f"], 6: [b"old"], 7: [b"g"], 8: [b"d"], 9: []}.items():
+        client.walk(fid, *names)
+    client.call(Type.LOPEN, 7, os.O_RDWR)
+    return client
+
+
+def fids_of(client):
+    """Size or error number of what each fid stands for."""
+    found = {}
+    for fid in (0, 5, 6, 7, 8, 9, 20):
+        try:
+            seen = client.stat(fid)
+            found[fid] = (seen["qid_kind"], seen["mode"], seen["nlink"], seen["size"] if not seen["qid_kind"] else 0)
+        except OSError as error:
+            found[fid] = error.errno
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(SESSION_CALLS))
+def test_9p_request_cut_before_each_record_of_it(tmp_path, monkeypatch, name):
+    clients = []
+    try:
+        whole = session_of(tmp_path / "whole", clients)
+        whole.call(*SESSION_CALLS[name])
+        for cut in range(20):
+            client = session_of(tmp_path / str(cut), clients)
+            left, real = [cut], Journal._append
+
+            def append(journal, changes, left=left, real=real):
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+                return real(journal, changes)
+
+            monkeypatch.setattr(Journal, "_append", append)
+            try:
+                client.call(*SESSION_CALLS[name])
+            except Killed:
+                pass
+            else:
+                assert cut > 0, "nothing is kept of it"
+                break
+            finally:
+                monkeypatch.undo()
+            client.successor()
+            client.call(*SESSION_CALLS[name], again=True)
+            assert sorted(os.listdir(tmp_path / str(cut))) == sorted(os.listdir(tmp_path / "whole")), cut
+            assert fids_of(client) == fids_of(whole), cut
+        else:
+            raise AssertionError("it has no end")
+    finally:
+        for client in clients:
+            client.close()
 
 
 @pytest.fixture
