@@ -46,8 +46,9 @@ class Backend:
 
 
 BACKENDS = {
-    # libslirp takes whole TCP frames of any size, once their checksums are there
-    "user": Backend("devproc.net.user:UserPeer", "", ("hostfwd", "restrict"), TSO4 | TSO6, 0, 65520, True, dhcp=True),
+    # libslirp takes whole TCP frames of any size, once their checksums are there. Its window is 64 KiB: the MTU is such
+    # that two segments fill it, of a size that leaves what the guest copies aligned (docs/performance.md).
+    "user": Backend("devproc.net.user:UserPeer", "", ("hostfwd", "restrict"), TSO4 | TSO6, 0, 32768, True, dhcp=True),
     "tap": Backend("devproc.net.tap:open_tap", "NAME", (), CSUM | TSO4 | TSO6, TSO4 | TSO6, link=True, descriptor=True),
     "hub": Backend("devproc.net.hub:HubPeer", "PATH", (), CSUM | TSO4 | TSO6, TSO4 | TSO6),
     "stream": Backend("devproc.net.stream:StreamPeer", "unix:PATH or tcp:HOST:PORT", ("server",)),

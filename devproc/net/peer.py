@@ -39,6 +39,8 @@ class PeerProcess:
         self._id = id
         self._up: bool | None = None
         self._full = False
+        self._poll = select.poll()
+        self._polled: dict[int, int] = {}  # what it is told to look at
         self._buffer = memoryview(bytearray(MESSAGE_MAX))
 
     def run(self) -> None:
@@ -47,12 +49,11 @@ class PeerProcess:
         ours, channel = self._socket.fileno(), self._channel.fileno()
         while True:
             watched, timeout = peer.poll()
-            poll = select.poll()
-            poll.register(ours, select.POLLIN | (select.POLLOUT if self._full else 0))
-            poll.register(channel, select.POLLIN)
-            for fd, events in watched:
-                poll.register(fd, events)
-            ready = dict(poll.poll(None if timeout is None else timeout * 1000))
+            wanted = {ours: select.POLLIN | (select.POLLOUT if self._full else 0), channel: select.POLLIN}
+            wanted.update(watched)
+            if wanted != self._polled:
+                self._look_at(wanted)
+            ready = dict(self._poll.poll(None if timeout is None else timeout * 1000))
             if ready.pop(channel, 0) and self._from_keeper():
                 return
             seen = ready.pop(ours, 0)
@@ -60,6 +61,14 @@ class PeerProcess:
             if seen & ~select.POLLOUT:
                 self._from_device()
             peer.ready(ready)
+
+    def _look_at(self, wanted: dict[int, int]) -> None:
+        """From now on, the waits are for these descriptors and events."""
+        for fd in self._polled.keys() - wanted.keys():
+            self._poll.unregister(fd)
+        for fd, events in wanted.items():
+            self._poll.register(fd, events)
+        self._polled = wanted
 
     # -- the wire --------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from devproc.net.backend import Target, Wire
-from devproc.net.offload import HEADER
+from devproc.net.offload import FRAME_MAX, HEADER
 from proto.errors import ConfigError
 from proto.virtio import NetHeaderFlag
 
@@ -34,7 +34,11 @@ GUEST = "10.0.2.15"
 MTU = 65520
 FORWARD = re.compile(r"(tcp|udp):(?:([\d.]+):)?(\d+)-(\d+)")
 VALID = bytes([NetHeaderFlag.DATA_VALID]) + bytes(HEADER - 1)  # libslirp has made the checksums: no need to look again
-TO_POLL = {1: select.POLLIN, 2: select.POLLOUT, 4: select.POLLPRI, 8: select.POLLERR, 16: select.POLLHUP}
+_EVENTS = {1: select.POLLIN, 2: select.POLLOUT, 4: select.POLLPRI, 8: select.POLLERR, 16: select.POLLHUP}
+# Both ways for every set of them: they are asked for several times a frame.
+TO_POLL = [sum(bit for flag, bit in _EVENTS.items() if flags & flag) for flags in range(2 * max(_EVENTS))]
+FROM_POLL = [sum(flag for flag, bit in _EVENTS.items() if bits & bit) for bits in range(2 * max(_EVENTS.values()))]
+ANY = len(FROM_POLL) - 1
 NEVER = 0xFFFFFFFF  # ms
 
 _TimerCallback = CFUNCTYPE(None, c_pointer)
@@ -42,6 +46,7 @@ _AddPoll = CFUNCTYPE(c_int, c_int, c_int, c_pointer)
 _GetEvents = CFUNCTYPE(c_int, c_int, c_pointer)
 
 
+_Frame = c_uint8 * FRAME_MAX  # one type for frames of every size: making a type takes longer than sending a frame
 _IN, _IN6 = c_uint32 * 1, c_uint32 * 4  # struct in_addr, in6_addr: aligned like numbers
 
 
@@ -150,7 +155,8 @@ class UserPeer:
         self._restricted = target.flag("restrict")
         self._library = load_libslirp()
         self._slirp: int | None = None
-        self._polled: list[tuple[int, int]] = []
+        self._polled: list[int] = []  # descriptors in the order in which libslirp has named them
+        self._wanted: dict[int, int] = {}  # and the events of each
         self._events: dict[int, int] = {}
         self._timers: dict[int, tuple[Any, int | None]] = {}
         self._ticket = itertools.count(1)
@@ -171,19 +177,16 @@ class UserPeer:
         wire.link(True)
 
     def transmit(self, message: memoryview) -> None:
-        frame = message[HEADER:]
-        self._library.slirp_input(self._slirp, (c_uint8 * len(frame)).from_buffer(frame), len(frame))
+        at = ctypes.addressof(c_uint8.from_buffer(message, HEADER))
+        self._library.slirp_input(self._slirp, at, len(message) - HEADER)
 
     def poll(self) -> tuple[Sequence[tuple[int, int]], float | None]:
-        self._polled = []
+        self._polled, self._wanted = [], {}
         wait = c_uint32(NEVER)
         self._library.slirp_pollfds_fill(self._slirp, ctypes.byref(wait), self._add_poll, None)
         if self._due:
             wait.value = min(wait.value, max(0, self._due[0][0] - _milliseconds()))
-        merged: dict[int, int] = {}
-        for fd, events in self._polled:
-            merged[fd] = merged.get(fd, 0) | sum(bit for flag, bit in TO_POLL.items() if events & flag)
-        return list(merged.items()), None if wait.value == NEVER else wait.value / 1000
+        return list(self._wanted.items()), None if wait.value == NEVER else wait.value / 1000
 
     def ready(self, events: dict[int, int]) -> None:
         self._events = events
@@ -242,7 +245,9 @@ class UserPeer:
     # -- what libslirp calls ---------------------------------------------------------------------------------------
 
     def _send_packet(self, data: int, size: int, _opaque: None) -> int:
-        self._wire.send(memoryview((c_uint8 * size).from_address(data)), VALID)
+        if size > FRAME_MAX:
+            return -1
+        self._wire.send(memoryview(_Frame.from_address(data))[:size], VALID)
         return size
 
     def _guest_error(self, text: bytes, _opaque: None) -> None:
@@ -274,12 +279,12 @@ class UserPeer:
         """There is one thread, and it is about to look."""
 
     def _poll_one(self, fd: int, events: int, _opaque: None) -> int:
-        self._polled.append((fd, events))
+        self._polled.append(fd)
+        self._wanted[fd] = self._wanted.get(fd, 0) | TO_POLL[events & ANY]
         return len(self._polled) - 1
 
     def _events_of(self, index: int, _opaque: None) -> int:
-        seen = self._events.get(self._polled[index][0], 0)
-        return sum(flag for flag, bit in TO_POLL.items() if seen & bit)
+        return FROM_POLL[self._events.get(self._polled[index], 0) & ANY]
 
 
 def _in_address(packed: bytes) -> _InAddress:

@@ -39,7 +39,7 @@ def ping(guest: Conversation, pairs: int) -> None:
 def test_every_queue_pair_carries_traffic_and_outlives_the_card(ring: str) -> None:
     with Conversation([*RUN, "--net", "user,pairs=3,mac=52:54:00:12:34:56", "--append", ring or "x"]) as guest:
         guest.type("net\n")
-        guest.expect("mac 52:54:00:12:34:56  mtu 65520  link up  1 of 3 queue pairs used")
+        guest.expect("mac 52:54:00:12:34:56  mtu 32768  link up  1 of 3 queue pairs used")
         ping(guest, 1)
         guest.type("net 3\n")
         guest.expect("3 of 3 queue pairs used")

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from card import BROADCAST, MAC, frame, header
+from card import BROADCAST, MAC, frame, header, ones_sum
 from hypothesis import given
 from hypothesis import strategies as st
 
 from devproc.net import user
-from devproc.net.backend import Word, parse_uri
+from devproc.net.backend import BACKENDS, Word, parse_uri
 from devproc.net.offload import HEADER
 from devproc.net.stream import Deframer
 from devproc.net.user import parse_forward
@@ -272,6 +272,75 @@ def test_user_offers_a_lease(peer: Any) -> None:
         if offer[12:14] == b"\x08\x00" and offer[23] == 17:
             break
     assert offer[14 + 20 + 8 + 16 :][:4] == bytes([10, 0, 2, 15])  # yiaddr
+
+
+class Connection:
+    """A guest's TCP connection to a port of the host's loopback, by hand: 10.0.2.15 to 10.0.2.2."""
+
+    guest, host = bytes([10, 0, 2, 15]), bytes([10, 0, 2, 2])
+
+    def __init__(self, process: Process, port: int) -> None:
+        self._process, self._port = process, port
+        self._sequence = self._acknowledged = 0
+        arp = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + MAC + self.guest + bytes(6) + self.host
+        process.wire.send(header() + frame(arp, to=BROADCAST, source=MAC, kind=0x0806))
+        self.send(flags=0x02)
+        flags, _ = self.receive()
+        assert flags == 0x12
+        self._sequence = 1
+        self.send()
+
+    def send(self, data: bytes = b"", flags: int = 0x10) -> None:
+        fields = (40000, self._port, self._sequence, self._acknowledged, 5 << 4, flags, 65535, 0, 0)
+        tcp = struct.pack(">HHIIBBHHH", *fields)
+        pseudo = self.guest + self.host + struct.pack(">HH", 6, len(tcp) + len(data))
+        tcp = tcp[:16] + struct.pack(">H", 0xFFFF ^ ones_sum(pseudo + tcp + data)) + tcp[18:]
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, 40 + len(data), 1, 0, 64, 6, 0) + self.guest + self.host
+        ip = ip[:10] + struct.pack(">H", 0xFFFF ^ ones_sum(ip)) + ip[12:]
+        self._process.wire.send(header() + frame(ip + tcp + data, to=BROADCAST, source=MAC, kind=0x0800))
+        self._sequence += len(data)
+
+    def receive(self) -> tuple[int, bytes]:
+        """The next segment's flags and data."""
+        while True:
+            data = self._process.frame()
+            if data[12:14] == b"\x08\x00" and data[23] == 6:
+                break
+        size = int.from_bytes(data[16:18], "big")
+        sequence, flags = int.from_bytes(data[38:42], "big"), data[47]
+        payload = data[34 + (data[46] >> 4) * 4 : 14 + size]
+        self._acknowledged = sequence + len(payload) + (flags & 2) // 2
+        return flags, payload
+
+
+def test_frames_of_every_size_pass_through_user(peer: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        guest = Connection(peer("user"), listener.getsockname()[1])
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(60)
+            for size in (1, 1460, 32728, 65000):
+                sent = os.urandom(size)
+                guest.send(sent)
+                assert server.recv(size, socket.MSG_WAITALL) == sent
+                server.sendall(sent[::-1])
+                found = b""
+                while len(found) < size:
+                    _, data = guest.receive()
+                    found += data
+                    guest.send()
+                assert found == sent[::-1]
+
+
+def test_two_aligned_segments_fill_the_window_of_user() -> None:
+    segment = BACKENDS["user"].mtu - 40
+    assert segment % 8 == 0
+    assert 2 * segment <= 65535 < 3 * segment
+
+
+def test_events_of_libslirp_are_those_of_poll() -> None:
+    assert all(user.FROM_POLL[bits] == flags for flags, bits in enumerate(user.TO_POLL))
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_it_says_what_it_is(start: Start) -> None:
     assert card.front.hello["queues"] == [256, 256, 64]
     assert config[:6] == MAC
     assert struct.unpack_from("<H", config, NetConfig.offset("status"))[0] == 1
-    assert struct.unpack_from("<H", config, NetConfig.offset("mtu"))[0] == 65520
+    assert struct.unpack_from("<H", config, NetConfig.offset("mtu"))[0] == 32768
     assert struct.unpack_from("<I", config, NetConfig.offset("speed"))[0] == 2500
 
 

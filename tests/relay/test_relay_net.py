@@ -67,7 +67,7 @@ def test_orders_and_the_link(start: Start) -> None:
     config = card.front.request("CONFIG_GET")["config"]
     assert config[:6] == new
     at = NetConfig.offset("mtu")
-    assert int.from_bytes(config[at : at + 2], "little") == 65520
+    assert int.from_bytes(config[at : at + 2], "little") == 32768
     card.wire.send(int(Word.DOWN).to_bytes(4, "little"))
     while not (changed := [m for m in card.front.posted if m.name == "CONFIG_CHANGED"]):
         card.front.sleep(60)
