@@ -12,30 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mirroring import content, status
 
 from devproc.blk import qcow2_tools
-from devproc.blk.backend import open_backend
-from launcher.control import connect, request
 
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 PROMPT = b"> "
 SIZE = 16 << 20
 pytestmark = pytest.mark.slow
 Start = Callable[..., Any]
-
-
-def content(uri: str) -> bytes:
-    """All of a disk."""
-    backend = open_backend(uri, read_only=True)
-    data = bytearray(SIZE)
-    backend.preadv([memoryview(data)], 0)
-    backend.close()
-    return bytes(data)
-
-
-def status() -> dict[str, Any]:
-    with connect("vm1") as channel:
-        return request(channel, "MIRRORED", id="blk0")
 
 
 def test_a_snapshot_becomes_its_base_while_it_is_written_and_killed(

@@ -10,7 +10,6 @@ import time
 import pytest
 from disk_model import random_requests, read, write
 
-from devproc.blk.backend import open_backend
 from proto.errors import BackendError
 from proto.pages import queue_statistics
 from proto.virtio import BlkStatus, BlkType
@@ -23,19 +22,6 @@ def image(tmp_path):
     path = tmp_path / "disk.img"
     path.write_bytes(random.Random(1).randbytes(SIZE))
     return path
-
-
-@pytest.fixture
-def opened():
-    disks = []
-
-    def begin(uri):
-        disks.append(open_backend(uri))
-        return disks[-1]
-
-    yield begin
-    for disk in disks:
-        disk.close()
 
 
 @pytest.mark.parametrize("stack", ["log:", "delay:ms=0:", "error:percent=0:", "rate:bytes=1G:", "log:delay:ms=0:rate:"])

@@ -27,19 +27,6 @@ def server():
     server.close()
 
 
-@pytest.fixture
-def opened():
-    disks = []
-
-    def begin(uri):
-        disks.append(open_backend(uri))
-        return disks[-1]
-
-    yield begin
-    for disk in disks:
-        disk.close()
-
-
 def uri(server, words="", path="/disk.img"):
     return f"http:{words}{server.url.removeprefix('http:')}{path}"
 

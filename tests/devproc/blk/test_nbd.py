@@ -16,6 +16,7 @@ import time
 
 import pytest
 from disk_model import Model, random_requests, read, write
+from hostile_server import saying
 
 from devproc.blk.backend import open_backend
 from devproc.blk.nbd_replies import Pending, answered
@@ -230,23 +231,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_server_is_refused(tmp_path, what):
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-
-        def talk():
-            sock, _ = listener.accept()
-            with sock, contextlib.suppress(ConnectionResetError):
-                sock.sendall(HOSTILE[what])
-                sock.shutdown(socket.SHUT_WR)
-                while sock.recv(4096):
-                    pass
-
-        talker = threading.Thread(target=talk, daemon=True)
-        talker.start()
-        with pytest.raises(ConfigError):
-            open_backend(f"nbd+unix:timeout=2:///?socket={tmp_path}/s")
-        talker.join(60)
+    with saying(HOSTILE[what], tmp_path / "s"), pytest.raises(ConfigError):
+        open_backend(f"nbd+unix:timeout=2:///?socket={tmp_path}/s")
 
 
 @pytest.mark.parametrize("format", ["vmdk", "vhdx", "vdi"])

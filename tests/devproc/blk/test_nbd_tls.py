@@ -3,7 +3,6 @@ be."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import random
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 from disk_model import Model, random_requests, read, write
+from hostile_server import saying
 
 from devproc.blk.backend import open_backend
 from proto.errors import BackendError, ConfigError
@@ -294,20 +294,5 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_server_is_refused(tmp_path: Path, authority: Authority, what: str) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-
-        def talk() -> None:
-            sock, _ = listener.accept()
-            with sock, contextlib.suppress(OSError):
-                sock.sendall(HOSTILE[what])
-                sock.shutdown(socket.SHUT_WR)
-                while sock.recv(4096):
-                    pass
-
-        talker = threading.Thread(target=talk, daemon=True)
-        talker.start()
-        with pytest.raises(ConfigError):
-            open_backend(uri(tmp_path, authority.client(tmp_path / "client"), "timeout=10"))
-        talker.join(DEADLINE)
+    with saying(HOSTILE[what], tmp_path / "s"), pytest.raises(ConfigError):
+        open_backend(uri(tmp_path, authority.client(tmp_path / "client"), "timeout=10"))
