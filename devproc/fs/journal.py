@@ -81,6 +81,7 @@ class Journal:
         self.table: dict[int, Any] = {}
         self._at = self._start(self._half)
         self._held: list[Change] | None = None
+        self._behind = False  # the memory lacks changes, which had no room: it gets the whole table or nothing
         for changes in self._records():
             for key, value in changes:
                 self._apply(key, value)
@@ -90,8 +91,8 @@ class Journal:
         self._apply(key, value)
         if self._held is not None:
             self._held.append((key, value))
-        elif not self._append((key, value)):
-            self._compact()
+        else:
+            self._write((key, value))
 
     def __enter__(self) -> Journal:
         """For `with`: the changes made inside outlive the process together, at the end or at the next `flush`."""
@@ -109,8 +110,7 @@ class Journal:
         held = self._held
         if held:
             self._held = []
-            if not self._append(held[0] if len(held) == 1 else held):
-                self._compact()
+            self._write(held[0] if len(held) == 1 else held)
 
     def drop(self, key: int) -> None:
         """The key is gone."""
@@ -151,6 +151,10 @@ class Journal:
         else:
             self.table[key] = value
 
+    def _write(self, changes: Change | list[Change]) -> None:
+        if self._behind or not self._append(changes):
+            self._compact()
+
     def _append(self, changes: Change | list[Change]) -> bool:
         """Write one record; False when there is no room."""
         data: bytes = _pack(changes)
@@ -176,16 +180,19 @@ class Journal:
             if not self._append((key, value)):
                 self._half ^= 1
                 self._at = before
+                self._behind = True
                 self._moved()
                 raise BackendError("the guest has more open than the journal can hold")
         _WORD.pack_into(self._memory, 0, self._half)
+        self._behind = False
         self._moved()
 
     def _moved(self) -> None:
         """The next record begins elsewhere."""
         if self._log is not None:
             self._log.log_at = self._address + self._at
-            self._log.log_end = self._address + self._start(self._half) + self._size // 2 - START
+            end = self._start(self._half) + self._size // 2 - START
+            self._log.log_end = self._address + (self._at if self._behind else end)
 
     def _records(self) -> Iterator[list[Change]]:
         end = self._start(self._half) + self._size // 2 - START

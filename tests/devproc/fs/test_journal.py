@@ -1,5 +1,6 @@
 """The table that outlives its process: whatever was put is there, after any number of changes, wherever it was cut."""
 
+import contextlib
 import os
 import struct
 import zlib
@@ -9,6 +10,7 @@ import pytest
 
 from devproc.fs import journal
 from devproc.fs.journal import Journal, make_memory
+from proto.errors import BackendError
 
 
 @pytest.fixture
@@ -16,6 +18,14 @@ def memory():
     fd = make_memory("test")
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def little(memory, monkeypatch):
+    """Memory that is soon full."""
+    monkeypatch.setattr(journal, "SIZE", 8192)
+    os.ftruncate(memory, 8192)
+    return memory
 
 
 def test_what_was_put_is_there_for_the_next(memory):
@@ -29,12 +39,26 @@ def test_what_was_put_is_there_for_the_next(memory):
     assert Journal(memory).table == {}
 
 
-def test_many_changes_of_a_small_table(memory, monkeypatch):
-    monkeypatch.setattr(journal, "SIZE", 8192)
-    first = Journal(memory)
+def test_many_changes_of_a_small_table(little):
+    first = Journal(little)
+    halves = set()
     for number in range(2000):
         first.put(number % 7, [number])
-    assert Journal(memory).table == first.table
+        halves.add(first._half)
+        assert number % 50 or Journal(little).table == first.table
+    assert Journal(little).table == first.table and halves == {0, 1}
+
+
+def test_a_table_that_is_too_large_is_refused_and_what_follows_counts(little):
+    first = Journal(little)
+    with pytest.raises(BackendError), first:
+        for number in range(50):
+            first.put(number, b"x" * 100)
+    for number in range(40):
+        with contextlib.suppress(BackendError):
+            first.drop(number)
+    first.put(1, b"small")
+    assert Journal(little).table == first.table == {1: b"small"} | dict.fromkeys(range(40, 50), b"x" * 100)
 
 
 def test_a_torn_record_does_not_count(memory):
@@ -66,15 +90,14 @@ def test_what_is_changed_together_counts_together(memory):
     assert Journal(memory).table == {1: [b"a"], 2: [b"b"]}
 
 
-def test_changes_together_that_fill_the_memory(memory, monkeypatch):
-    monkeypatch.setattr(journal, "SIZE", 8192)
-    first = Journal(memory)
+def test_changes_together_that_fill_the_memory(little):
+    first = Journal(little)
     for number in range(700):
         with first:
             first.put(number % 7, [number])
             first.put(number % 5, [b"x" * 20])
             first.drop(number % 3)
-    assert Journal(memory).table == first.table
+    assert Journal(little).table == first.table
 
 
 @pytest.mark.parametrize("record", [([1], 2), ([1, 2], 3), ([1, 2], ["a", 2]), ([],), ("text", 2), (1,), [], 5])
