@@ -14,7 +14,17 @@ from devproc.fs.fuse.once import name_path, read_message
 from devproc.fs.fuse.opening import flush, open_directory, open_file, read_directory, release
 from devproc.fs.fuse.removing import forget, remove
 from devproc.fs.fuse.structures import Answer, Attr, GetAttr, InHeader, Statx, Transfer
-from devproc.fs.fuse.tables import PATH_ROOM, UNKNOWN, Entry, Known, descriptor_of, entry_named, path_hash, path_of
+from devproc.fs.fuse.tables import (
+    PATH_ROOM,
+    UNKNOWN,
+    Entry,
+    Known,
+    descriptor_of,
+    entry_named,
+    known_path,
+    path_hash,
+    path_of,
+)
 from devproc.loop import Loop, Reason, begin_turn, flush_and_call, lie_down, pop_now, put_now, rest, stop_ring
 from native import (
     addressof,
@@ -68,7 +78,7 @@ def _lookup(known: Known, chain: Chain, head: InHeader) -> bool:
     fd: i64 = open_known(known, size, known.how.address)
     answer = local(Answer)
     attr = local(Attr)
-    if fd == -sys.ENOENT:
+    if fd == -sys.ENOENT and not known_path(known, hashed):
         _put(known, chain, head.unique, 0xFFFFFFFE, answer, 0, attr)
         return True
     if fd < 0:

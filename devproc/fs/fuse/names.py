@@ -11,7 +11,12 @@ RENAME_EXCHANGE = 2
 
 @answers(Opcode.LOOKUP)
 def lookup(session: Session, header: Header, name: bytes) -> bytes:
-    return session.entry(join(session.path(header.nodeid), name))
+    path = join(session.path(header.nodeid), name)
+    try:
+        return session.entry(path)
+    except FileNotFoundError:
+        session.nodes.unlinked(path)  # what the guest knew there has gone on the host
+        raise
 
 
 @answers(Opcode.MKDIR)

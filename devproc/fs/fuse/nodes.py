@@ -1,5 +1,8 @@
 """What a FUSE guest refers to: nodes (files it has looked up, until it forgets them) and handles (files it has open).
 
+A file that has lost its last name, as far as the guest knows, and is not open, is given up: its node stands for nothing
+until the guest forgets it, and what the host makes of the same inode later is another file, with a node of its own.
+
 Both are plain data, kept in a journal that outlives the process: nodes under their numbers, handles under theirs
 negated; how often the guest holds a node is a word beside it (`devproc.fs.fuse.counts`). What a process makes of a
 handle, the open file and the directory listing, a successor makes again when it is used.
@@ -27,6 +30,7 @@ __all__ = ["ROOT_NODE", "Handle", "Node", "Nodes"]
 ROOT_NODE = 1
 MAX_HANDLES = 1 << 16
 Identity = tuple[int, int]  # device and inode
+NOTHING: Identity = (0, 0)  # no file has the inode 0
 
 
 @dataclass
@@ -37,6 +41,11 @@ class Node:
     identity: Identity
     paths: list[bytes]
     place: int = -1
+
+    @property
+    def given_up(self) -> bool:
+        """It stands for no file any more."""
+        return self.identity[1] == 0
 
     @property
     def path(self) -> bytes:
@@ -88,7 +97,8 @@ class Nodes:
         tables.known.counts = self._counts.address
         self._journal.share(tables.known)
         for node in self._nodes.values():
-            tables.count_file(node.identity, 1)
+            if not node.given_up:
+                tables.count_file(node.identity, 1)
             self._tell(node)
         for path in self._by_path:
             tables.count_path(path, 1)
@@ -118,17 +128,17 @@ class Nodes:
             for path in node.paths:
                 if self._by_path.get(path) is node:
                     del self._by_path[path]
+            if self._by_identity.get(node.identity) is node:
+                del self._by_identity[node.identity]
         if value is None:
-            if node is not None:
-                del self._nodes[number]
-                if self._by_identity.get(node.identity) is node:
-                    del self._by_identity[node.identity]
+            self._nodes.pop(number, None)
             return
         identity, paths, place = value
         if node is None:
-            node = Node(number, (identity[0], identity[1]), paths, place)
-            self._nodes[number] = self._by_identity[node.identity] = node
-        node.paths = paths
+            node = self._nodes[number] = Node(number, NOTHING, paths, place)
+        node.identity, node.paths = (identity[0], identity[1]), paths
+        if not node.given_up:
+            self._by_identity[node.identity] = node
         self._by_path.update(dict.fromkeys(paths, node))
 
     def _handle_changed(self, number: int, value: Any) -> None:
@@ -185,13 +195,12 @@ class Nodes:
         if self._counts.add(node.place, -lookups) > 0:
             return
         del self._nodes[number]
-        del self._by_identity[node.identity]
+        self._give_up(node)
         for path in node.paths:
             self._unname(path)
         self._journal.drop(number)
         self._counts.give(node.place)
         if self._tables is not None:
-            self._tables.count_file(node.identity, -1)
             self._tables.gone(number)
 
     def unlinked(self, path: bytes) -> None:
@@ -199,7 +208,24 @@ class Nodes:
         node = self._unname(path)
         if node is not None:
             node.paths.remove(path)
+            if not node.paths and not self.is_open(node.number):
+                self._give_up(node)
             self._keep(node)
+
+    def closed(self, number: int) -> None:
+        """Nobody has the node open any more."""
+        node = self._nodes.get(number)
+        if node is not None and not node.paths and not self.is_open(number) and not node.given_up:
+            self._give_up(node)
+            self._keep(node)
+
+    def _give_up(self, node: Node) -> None:
+        """The node's file is none of the guest's any more."""
+        if not node.given_up:
+            del self._by_identity[node.identity]
+            if self._tables is not None:
+                self._tables.count_file(node.identity, -1)
+            node.identity = NOTHING
 
     def renamed(self, old: bytes, new: bytes, again: bool = False) -> None:
         """What was at `old`, and below, is at `new` now; what was at `new` is gone, unless a predecessor has seen to
@@ -318,7 +344,8 @@ class Nodes:
 
     def _enter(self, node: Node) -> None:
         self._nodes[node.number] = node
-        self._by_identity[node.identity] = node
+        if not node.given_up:
+            self._by_identity[node.identity] = node
         self._by_path.update(dict.fromkeys(node.paths, node))
 
     def _closed(self, node: int) -> None:

@@ -126,7 +126,8 @@ def _is_known(known: Known, place: Open, fh: u64) -> bool:
 
 @fn
 def release(known: Known, chain: Chain, head: InHeader) -> bool:
-    """RELEASE and RELEASEDIR. Where locks or files without names are left, Python sees to them."""
+    """RELEASE and RELEASEDIR. Where locks or files without names are left, Python sees to them; and to a file that has
+    lost its name."""
     if chain.again != 0 or chain.readable_bytes < HEADER + RELEASE_IN or known.shelved != 0 or not log_fits(known):
         return False
     asked = local(Transfer)
@@ -134,6 +135,8 @@ def release(known: Known, chain: Chain, head: InHeader) -> bool:
     fh: u64 = asked.fh
     place = Open(open_at(known, fh))
     if not _is_known(known, place, fh):
+        return False
+    if place.node != ROOT and Entry(entry_at(known, place.node)).length == 0:
         return False
     record_begin(known, 1)
     put_array(known, 2)

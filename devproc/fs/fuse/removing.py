@@ -47,7 +47,9 @@ def _take_name(known: Known, chain: Chain, unique: u64, length: u32, at: u64, ab
     record_begin(known, 1 if at == 0 else 2)
     if at != 0:
         entry = Entry(at)
-        put_node(known, entry.number, entry.inode, entry.place, 0)
+        put_node(known, entry.number, 0, entry.place, 0)  # nobody has it open: it is given up
+        fuse_count_file(known, entry.device, entry.inode, 0xFFFF)
+        entry.inode = 0
         entry.length = 0
         fuse_count_path(known, length, 0xFFFF)
     put_intent(known, TAKEN, seen.ino, True, answer.address, OUT)
@@ -108,7 +110,8 @@ def forget(known: Known, chain: Chain, head: InHeader, queue: u32) -> bool:
     if entry.length != 0:
         copy(addressof(known.path[0]), addressof(entry.path[0]), u64(entry.length))
         fuse_count_path(known, entry.length, 0xFFFF)
-    fuse_count_file(known, entry.device, entry.inode, 0xFFFF)
+    if entry.inode != 0:
+        fuse_count_file(known, entry.device, entry.inode, 0xFFFF)
     known.places[known.free] = entry.place
     known.free = known.free + 1
     entry.number = 0

@@ -230,6 +230,7 @@ class Session:
             identity = self.nodes.get(handle.node).identity
             self.nameless.let_go(identity)
             self.locks.release_file(identity)
+            self.nodes.closed(handle.node)
 
     def open_file(self, nodeid: int) -> OpenFile:
         """A file that the guest has open on a node, for a node without a name. Raises OSError ESTALE."""

@@ -70,7 +70,7 @@ class Entry(Record):
 
     number: u64  # 0: nobody
     device: u64
-    inode: u64
+    inode: u64  # 0: given up (`devproc.fs.fuse.nodes`)
     counter: u64  # address of how often the guest holds it
     place: u32  # of that among the counts
     handles: u32  # that are open

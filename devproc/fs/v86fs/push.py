@@ -8,6 +8,7 @@ may be old, and the guest asks again. Without inotify nothing is told; that is s
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,8 +22,11 @@ from devproc.fs.v86fs.watches import Change, Event, Holder, Watches
 __all__ = ["Push"]
 
 WARNING = 30
-NAMES = Change.CREATE | Change.DELETE | Change.MOVED_FROM | Change.MOVED_TO
-GONE = Change.DELETE | Change.MOVED_FROM
+QUIET = 10.0  # seconds after a line in the log that says the same
+DELETE, DELETE_SELF = int(Change.DELETE), int(Change.DELETE_SELF)  # plain numbers are looked at faster
+MOVED_FROM, MOVED_TO = int(Change.MOVED_FROM), int(Change.MOVED_TO)
+NAMES = int(Change.CREATE) | DELETE | MOVED_FROM | MOVED_TO
+GONE = DELETE | MOVED_FROM
 
 
 class Push:
@@ -45,6 +49,7 @@ class Push:
         self._mounted = mounted
         self._watches: Watches | None = None
         self._tree: Holder | None = None
+        self._said = float("-inf")
         self._moving: dict[int, bytes] = {}  # half a rename: its cookie, and the old path
 
     def begin(self, tree: Holder) -> int | None:
@@ -132,17 +137,17 @@ class Push:
         if event.change & GONE:
             self._files.lost(path)
         self._stale(path)
-        if event.change & Change.DELETE:
+        if event.change & DELETE:
             self._inodes.unlinked(path)
-        elif event.change & Change.MOVED_FROM:
+        elif event.change & MOVED_FROM:
             self._moving[event.cookie] = path
-        elif event.change & Change.MOVED_TO and (old := self._moving.pop(event.cookie, None)) is not None:
+        elif event.change & MOVED_TO and (old := self._moving.pop(event.cookie, None)) is not None:
             self._inodes.renamed(old, path)
             self.renamed(old, path)
 
     def _itself(self, event: Event) -> None:
         self._stale(event.directory)
-        if event.change & Change.DELETE_SELF:
+        if event.change & DELETE_SELF:
             self._stale_directory(event.directory)
 
     def _look_at_root(self) -> None:
@@ -161,7 +166,10 @@ class Push:
     def _unwatched(self, directory: bytes | None) -> None:
         """What happens in a directory, or (None) what has happened anywhere, is not told."""
         if directory is None:
-            self._log("the host has changed more than it could tell of; the guest is to look at everything again", 20)
+            now = time.monotonic()
+            if now - self._said > QUIET:
+                self._said = now
+                self._log("the host has changed more than can be told; the guest is to look at everything again", 20)
             self.everything()
             return
         self._stale_directory(directory)

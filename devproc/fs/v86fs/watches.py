@@ -2,17 +2,22 @@
 
 A directory is watched from the guest's first look at it or at something in it, before the answer is read: what changes
 after that is told. LIMIT directories are watched, and of more those that the guest looked at last; `unwatched` is told
-of the others, and of everything (None) when the host has lost events. A change that the guest makes itself is not told:
-what was already there is taken before (`before`), and what its own names cause is dropped after (`after`). A program on
-the host that changes the same names in those microseconds goes unnoticed.
+of the others, and of everything (None) when the host has lost events, or makes more than the guest could wait for.
+
+A change that the guest makes itself is not told: what was already there is taken before (`before`), and what its own
+names cause is dropped after (`after`). A program on the host that changes the same names in those microseconds goes
+unnoticed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
+import sys
+import termios
 from collections.abc import Callable, Collection, Iterator
 from enum import IntFlag
 from typing import NamedTuple, Protocol
@@ -24,6 +29,7 @@ __all__ = ["Change", "Event", "Watches"]
 
 LIMIT = 1024
 BUFFER = 65536
+MANY = 16384  # bytes of events, some five hundred, that are told one by one
 _HEAD = struct.Struct("<iIII")  # struct inotify_event
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,7 +49,7 @@ class Change(IntFlag):
     ONLYDIR = 0x1000000
 
 
-WANTED = (
+WANTED = int(
     Change.MODIFY
     | Change.ATTRIB
     | Change.MOVED_FROM
@@ -53,6 +59,7 @@ WANTED = (
     | Change.DELETE_SELF
     | Change.ONLYDIR
 )
+OVERFLOW, IGNORED = int(Change.OVERFLOW), int(Change.IGNORED)  # plain numbers are looked at faster
 
 
 class Event(NamedTuple):
@@ -126,13 +133,14 @@ class Watches:
     def after(self, own: Collection[tuple[bytes, bytes]]) -> None:
         """The same, but for what happened to these names in these directories."""
         for number, change, cookie, name in self._read():
-            if change & Change.OVERFLOW:
+            if change & OVERFLOW:
+                self.clear()  # one of them may be gone; the guest will look again
                 self._unwatched(None)
                 continue
             directory = self._paths.get(number)
             if directory is None:
                 continue
-            if change & Change.IGNORED:
+            if change & IGNORED:
                 self._forget(number)
             elif (directory, name) not in own:
                 self._changed(Event(directory, name, change, cookie))
@@ -152,15 +160,22 @@ class Watches:
             del self._numbers[path]
 
     def _read(self) -> Iterator[tuple[int, int, int, bytes]]:
-        while True:
+        """What there is to be read now. What comes meanwhile can wait: a program of the host may never stop, and the
+        guest is to be answered all the same. Of more than MANY bytes is told that it was too much."""
+        left = int.from_bytes(fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        too_much = left > MANY
+        while left > 0:
             try:
                 data = os.read(self.fd, BUFFER)
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EINTR):
                     return
                 raise
+            left -= len(data)
             at = 0
-            while at < len(data):
+            while at < len(data) and not too_much:
                 number, change, cookie, length = _HEAD.unpack_from(data, at)
                 at += _HEAD.size + length
                 yield number, change, cookie, data[at - length : at].rstrip(b"\0")
+        if too_much:
+            yield -1, OVERFLOW, 0, b""

@@ -140,7 +140,11 @@ def state(client):
     client.session.nodes.catch_up()
     nodes = client.session.nodes
     assert {node.number for node in nodes._by_path.values()} <= set(nodes._nodes)
-    assert {node.number for node in nodes._by_identity.values()} == set(nodes._nodes)
-    held = {number: (node.paths, nodes._counts._words[node.place]) for number, node in nodes._nodes.items()}
+    assert {node.number for node in nodes._by_identity.values()} == {
+        number for number, node in nodes._nodes.items() if not node.given_up
+    }
+    held = {
+        number: (node.paths, node.given_up, nodes._counts._words[node.place]) for number, node in nodes._nodes.items()
+    }
     handles = {number: (handle.node, handle.flags) for number, handle in nodes.handles.items()}
     return held, handles, dict(nodes._open), (nodes._next_node, nodes._next_handle)

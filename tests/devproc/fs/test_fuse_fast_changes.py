@@ -263,14 +263,82 @@ def test_what_is_a_device_to_the_guest_is_not_opened(fast):
         fast.open(fast.lookup(b"null"))
 
 
-def test_a_node_of_an_inode_that_is_used_again(fast, share):
-    """The host may give a new file the number of one that went, which the guest has not forgotten yet."""
-    node, handle = fast.create(b"f")
-    fast.call(Opcode.RELEASE, node, handle)
-    fast.call(Opcode.UNLINK, ROOT, names=[b"f"])
-    again, _ = fast.create(b"g", b"new")
-    fast.raw(message(Opcode.FORGET, node, 1), 0)
-    assert fast.stat(again)["size"] == 3 and fast.lookup(b"g") == again
+def on_the_host(client, share, *_):
+    os.unlink(share / "f")
+    with pytest.raises(FileNotFoundError):
+        client.lookup(b"f")
+
+
+def kept_open(client, share, node, handle):
+    client.call(Opcode.UNLINK, ROOT, names=[b"f"])
+    assert client.stat(node)["size"] == 5 and client.read(handle) == b"first"
+
+
+GONE = {  # how a file goes that the guest has not forgotten
+    "unlink": lambda client, *_: client.call(Opcode.UNLINK, ROOT, names=[b"f"]),
+    "rename": lambda client, *_: client.call(Opcode.RENAME, ROOT, ROOT, names=[b"other", b"f"]),
+    "host": on_the_host,
+    "open": kept_open,
+}
+
+
+@pytest.mark.parametrize("how", GONE)
+@pytest.mark.parametrize("kind", [FastClient, Client])
+def test_a_file_with_the_inode_of_one_that_went_is_another_node(kind, how, share):
+    """ext4 gives a new file the number of one that went at once; the guest must not take the one for the other."""
+    client = kind(share)
+    try:
+        client.call(Opcode.RELEASE, *client.create(b"other"))
+        old, handle = client.create(b"f", b"first")
+        inode = (share / "f").stat().st_ino
+        if how != "open":
+            client.call(Opcode.RELEASE, old, handle)
+        GONE[how](client, share, old, handle)
+        if how == "open":
+            client.call(Opcode.RELEASE, old, handle)
+        again, _ = client.create(b"g", b"new")
+        assert again != old, f"the inode was {inode}, and is {(share / 'g').stat().st_ino}"
+        for _ in range(2):
+            with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+                client.stat(old)
+            assert client.stat(again)["size"] == 3 and client.lookup(b"g") == again
+            client.successor()
+        client.raw(message(Opcode.FORGET, old, 1), 0)
+        assert client.stat(again)["size"] == 3 and client.lookup(b"g") == again
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("kind", [FastClient, Client])
+def test_a_working_directory_that_was_removed_is_no_other(kind, share):
+    client = kind(share)
+    try:
+        client.call(Opcode.MKDIR, ROOT, 0o755, names=[b"d"])
+        old = client.lookup(b"d")
+        client.call(Opcode.RMDIR, ROOT, names=[b"d"])
+        client.call(Opcode.MKDIR, ROOT, 0o755, names=[b"d"])
+        assert client.lookup(b"d") != old
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            client.create(b"f", parent=old)
+        client.create(b"f", parent=client.lookup(b"d"))
+        assert os.listdir(share / "d") == ["f"]
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("kind", [FastClient, Client])
+def test_what_the_host_renames_under_an_open_handle_is_the_same_node(kind, share):
+    client = kind(share)
+    try:
+        node, handle = client.create(b"f", b"first")
+        os.rename(share / "f", share / "g")
+        with pytest.raises(FileNotFoundError):
+            client.lookup(b"f")
+        assert client.lookup(b"g") == node
+        client.call(Opcode.RELEASE, node, handle)
+        assert client.stat(node)["size"] == 5
+    finally:
+        client.close()
 
 
 def test_many_files_are_more_than_machine_code_was_lent(fast, share):

@@ -195,3 +195,16 @@ def test_without_inotify_the_share_works(share, monkeypatch):
     assert guest.read(guest.lookup(b"f")) == b"f"
     assert any("not pushed" in line for line in guest.lines)
     guest.close()
+
+
+def test_a_host_that_never_stops_does_not_hold_the_guest_up(share, guest):
+    """Of many changes at once the guest is told that it is to look again; and what it looks at is watched again."""
+    d = guest.lookup(b"d")
+    guest.list(d)
+    for number in range(watches.MANY // 16):
+        (share / "d" / f"n{number}").touch()
+    assert {(INVALIDATE, d, 0, 0), (INVALIDATE_DIR, d)} <= set(heard(guest))
+    assert any("look at everything again" in line for line in guest.lines)
+    guest.list(d)
+    (share / "d" / "another").touch()
+    assert (INVALIDATE_DIR, d) in heard(guest)
