@@ -76,7 +76,7 @@ class Arrivals:
             net.length = frame.written
             self._message[: frame.written] = b"".join(frame.views(0, frame.written))
             net.accepted = net.judged = 1
-            net.segment = 0
+            net.vouched = net.segment = 0
             if not self._engine.net_fits(net):
                 net.length = 0
                 self._forget(frame)

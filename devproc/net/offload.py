@@ -1,4 +1,4 @@
-"""What a network card does to frames: finish a checksum, cut a large TCP frame into segments, tell flows apart.
+"""What a network card does to frames: finish or check a checksum, cut a large TCP frame, tell flows apart.
 
 Restricted Python on private memory: the caller has copied what it looks at, and a guest can no longer change it. A
 *message* is a `NetHeader` and the frame it speaks of, one after the other. Everything in it may be wrong: what does
@@ -41,6 +41,7 @@ __all__ = [
     "TSO4",
     "TSO6",
     "NetHeader",
+    "checksum_right",
     "finish_checksum",
     "flow_hash",
     "gso_offload",
@@ -174,6 +175,42 @@ def finish_checksum(header: NetHeader, frame: u64, size: u64) -> None:
         value = 0xFFFF  # zero means "none" to UDP, and the two are the same number
     store16_unaligned(place, value)
     header.flags = header.flags & NOT_NEEDS_CSUM
+
+
+@fn
+def checksum_right(frame: u64, size: u64) -> bool:
+    """Is the frame a TCP or UDP packet, whole and with a checksum that is right? False says nothing: of fragments, IPv6
+    extension headers and everything else nobody has looked at it."""
+    offset: u64 = _network_layer(frame, size)
+    if offset == 0 or offset + 28 > size:
+        return False
+    packet: u64 = frame + offset
+    kind: u16 = bswap16(load16_unaligned(packet - 2))
+    start: u64 = 40
+    end: u64 = 0
+    protocol: u8 = 0
+    total: u64 = 0
+    if kind == IPV4 and load8(packet) >> 4 == 4:
+        if (load16_unaligned(packet + 6) & bswap16(0x3FFF)) != 0:
+            return False
+        start = u64(load8(packet) & 15) * 4
+        end = u64(bswap16(load16_unaligned(packet + 2)))
+        protocol = load8(packet + 9)
+        total = _sum(packet + 12, 8, 0)
+    elif kind == IPV6 and load8(packet) >> 4 == 6 and offset + 40 <= size:
+        end = 40 + u64(bswap16(load16_unaligned(packet + 4)))
+        protocol = load8(packet + 6)
+        total = _sum(packet + 8, 32, 0)
+    if start < 20 or offset + end > size or start + 8 > end:
+        return False
+    length: u64 = end - start
+    if protocol == Protocol.UDP:
+        if load16_unaligned(packet + start + 6) == 0 or u64(bswap16(load16_unaligned(packet + start + 4))) != length:
+            return False
+    elif protocol != Protocol.TCP or length < 20:
+        return False
+    total = total + u64(bswap16(u16(protocol))) + u64(bswap16(u16(length)))
+    return _folded(_sum(packet + start, length, total)) == 0xFFFF
 
 
 @fn

@@ -112,6 +112,28 @@ def test_a_frame_is_received_with_the_number_of_its_buffers(start: Start) -> Non
     assert data == frame(b"hello")
 
 
+def test_a_checksum_that_is_right_is_vouched_for(start: Start) -> None:
+    data, at = tcp_frame(b"payload")
+    whole = data[: at + 16] + (0xFFFF ^ ones_sum(data[at:])).to_bytes(2, "big") + data[at + 18 :]
+    wrong = whole[:-1] + b"?"
+    card = start("stream:unix:/nowhere")
+    card.wire.send(int(Word.UP).to_bytes(4, "little"))
+    card.offer(2000, 2000, 2000)
+    for sent in (whole, wrong, frame(b"of neither")):
+        card.wire.send(header() + sent)
+    received = [card.receive() for _ in range(3)]
+    assert [(fields[0], data) for fields, data in received] == [
+        (DATA_VALID, whole),
+        (0, wrong),
+        (0, frame(b"of neither")),
+    ]
+    unaware = start(features=BASIC)
+    unaware.offer(2000)
+    unaware.wire.send(header() + whole)
+    fields, data = unaware.receive()
+    assert (fields[0], data) == (0, whole)
+
+
 def test_a_large_frame_takes_several_buffers(start: Start) -> None:
     card = start()
     card.offer(*[1500] * 8)

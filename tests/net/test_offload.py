@@ -12,14 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devproc.net import offload
-from devproc.net.offload import CSUM, HEADER, TSO4, TSO6, NetHeader, finish_checksum, flow_hash, header_fits, segment
+from devproc.net.offload import (
+    CSUM,
+    HEADER,
+    TSO4,
+    TSO6,
+    NetHeader,
+    checksum_right,
+    finish_checksum,
+    flow_hash,
+    header_fits,
+    segment,
+)
 from native import Unit
 from native.memory import Area
 from proto.virtio import NetGso, NetHeaderFlag
 
 SIZE = 4096
 GUARD = 0xA5
-FUNCTIONS = [finish_checksum, flow_hash, header_fits, segment]
+FUNCTIONS = [checksum_right, finish_checksum, flow_hash, header_fits, segment]
 
 
 class Bench:
@@ -112,6 +123,67 @@ def test_segments_of_ipv6_put_together_are_the_payload(bench: Bench, vlan: bool)
     assert bench.run.segment(bench.header, bench.frame, len(data), 4, bench.target) == 0
 
 
+def with_checksum(version: int, protocol: int, payload: bytes, vlan: bool, options: bytes = b"") -> bytes:
+    """A TCP or UDP packet in IPv4 or IPv6 whose checksum is right."""
+    addresses = bytes(range(1, 9)) if version == 4 else bytes(range(32))
+    if protocol == 6:
+        head = struct.pack(">HHIIBBH", 5, 6, 100, 0, 5 << 4, 0x18, 1) + b"\0\0\0\0"
+    else:
+        head = struct.pack(">HHHH", 5, 6, 8 + len(payload), 0)
+    at = 16 if protocol == 6 else 6
+    length = len(head) + len(payload)
+    total = ones_sum(addresses + struct.pack(">HH", protocol, length) + head + payload)
+    segment = head[:at] + (0xFFFF ^ total or 0xFFFF).to_bytes(2, "big") + head[at + 2 :] + payload
+    if version == 4:
+        words = 5 + len(options) // 4
+        ip = struct.pack(">BBHHHBBH", 0x40 | words, 0, 4 * words + length, 7, 0x4000, 64, protocol, 0)
+        ip += addresses + options
+    else:
+        ip = struct.pack(">IHBB", 6 << 28, length, protocol, 64) + addresses
+    kind = b"\x08\x00" if version == 4 else b"\x86\xdd"
+    return bytes(12) + (b"\x81\x00\x00\x05" if vlan else b"") + kind + ip + segment
+
+
+@given(
+    version=st.sampled_from([4, 6]),
+    protocol=st.sampled_from([6, 17]),
+    payload=st.binary(max_size=200),
+    vlan=st.booleans(),
+    padding=st.integers(0, 20),
+    place=st.integers(0, 1000),
+    change=st.integers(1, 255),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_checksum_is_right_until_a_byte_is_changed(
+    bench: Bench, version: int, protocol: int, payload: bytes, vlan: bool, padding: int, place: int, change: int
+) -> None:
+    data = with_checksum(version, protocol, payload, vlan)
+    bench.put(bytes(HEADER), data + bytes(padding))
+    assert bench.run.checksum_right(bench.frame, len(data) + padding)
+    assert not bench.run.checksum_right(bench.frame, len(data) - 1)
+    first = 14 + 4 * vlan + (20 if version == 4 else 40)
+    at = first + place % (len(data) - first)
+    bench.put(bytes(HEADER), data[:at] + bytes([data[at] ^ change]) + data[at + 1 :])
+    assert not bench.run.checksum_right(bench.frame, len(data))
+    assert bench.guarded(len(data))
+
+
+def test_nobody_vouches_for_what_was_not_summed(bench: Bench) -> None:
+    def right(data: bytes) -> bool:
+        bench.put(bytes(HEADER), data)
+        return bool(bench.run.checksum_right(bench.frame, len(data)))
+
+    tcp, udp = with_checksum(4, 6, b"data", False), with_checksum(4, 17, b"data", False)
+    assert right(tcp) and right(udp) and right(with_checksum(4, 6, b"data", False, options=b"\1\1\1\0"))
+    assert not right(tcp[:20] + b"\x20\x00" + tcp[22:])  # more fragments
+    assert not right(tcp[:20] + b"\x00\x01" + tcp[22:])  # a later fragment
+    assert not right(tcp[:23] + b"\x2f" + tcp[24:])  # neither TCP nor UDP
+    assert not right(udp[:40] + b"\0\0" + udp[42:])  # UDP without
+    assert not right(tcp[:14] + b"\x41" + tcp[15:])  # a header of four bytes
+    assert not right(tcp[:12] + b"\x86\xdd" + tcp[14:])  # IPv4 in what says that it is IPv6
+    assert not right(udp[:34] + b"\0\7" + udp[36:38] + b"\0\12" + udp[40:])  # UDP's length is not the packet's
+
+
 def test_what_was_not_offered_is_refused(bench: Bench) -> None:
     data, start = tcp6(b"x" * 500, False)
     bench.put(gso(NetGso.TCPV6, 300, start), data)
@@ -140,6 +212,7 @@ def test_no_bytes_make_it_write_elsewhere(
         head = gso(kind, 1 + data[-1], start + (data[1] % 3 == 0))
     bench.put(head, data)
     bench.run.flow_hash(bench.frame, len(data))
+    bench.run.checksum_right(bench.frame, len(data))
     if bench.run.header_fits(bench.header, bench.frame, len(data), 0xFFFFFFFF):
         length = bench.run.segment(bench.header, bench.frame, len(data), number, bench.target)
         assert length <= HEADER + len(data)
