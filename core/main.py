@@ -14,6 +14,7 @@ from core.process import CoreProcess
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed
 from proto.logs import lose_what_does_not_fit
+from proto.title import name_process
 
 START_DEADLINE = 30.0  # seconds the keeper has for the first packet
 
@@ -25,6 +26,7 @@ def main() -> int:
     try:
         channel = Channel.from_environment()
         start = channel.recv(START_DEADLINE)
+        name_process(start.body.get("machine", {}).get("name", ""), "core")
     except ChannelClosed:
         return 1
     except BulkheadError as error:

@@ -19,6 +19,7 @@ from typing import Any
 from proto.channel import DEBUGGED, Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, ProtocolError
 from proto.logs import lose_what_does_not_fit
+from proto.title import name_process
 
 ORPHAN_STATUS = 0
 
@@ -39,6 +40,7 @@ def main() -> int:
     try:
         if start.kind != "START":
             raise ProtocolError(f"{start.kind} instead of START", field="kind")
+        name_process(start.body.get("machine", ""), start.body.get("id", ""))
         runtime = _begin(channel, start)
     except BulkheadError as error:
         channel.send("FAILED", {"error": error.message, "hint": error.hint})
@@ -77,6 +79,7 @@ def _prepare(channel: Channel, body: dict[str, Any]) -> None:
     from devproc.sandbox import prepare as prepare_sandbox
     from devproc.spare import prepare, sources
 
+    name_process("", "spare")
     prepare(body["devices"], body["backends"])
     prepare_sandbox(body.get("sandbox", "off"))
     channel.send("PREPARED", {"sources": sources()})

@@ -28,6 +28,7 @@ from devproc.needs import needs_of_outlet
 from devproc.sandbox import Sandbox
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
+from proto.title import name_process
 
 __all__ = ["Outlet"]
 
@@ -185,6 +186,7 @@ def main() -> int:
         start = channel.recv()
         if start.kind != "START":
             raise ProtocolError(f"{start.kind} instead of START", field="kind")
+        name_process(start.body.get("machine", ""), start.body.get("id", ""))
         sandbox = Sandbox(start.body, needs_of_outlet())
         sandbox.begin()
         sandbox.seal()

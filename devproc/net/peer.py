@@ -20,6 +20,7 @@ from devproc.net.offload import ETHERNET, FRAME_MAX, HEADER
 from devproc.sandbox import Sandbox
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed, DeadlineMissed, ProtocolError
+from proto.title import name_process
 
 __all__ = ["PeerProcess"]
 
@@ -125,6 +126,7 @@ def main() -> int:
         start = channel.recv()
         if start.kind != "START":
             raise ProtocolError(f"{start.kind} instead of START", field="kind")
+        name_process(start.body.get("machine", ""), start.body.get("id", ""))
         sandbox = Sandbox(start.body, needs_of_peer(start.body["backend"]))
         sandbox.begin()
         sandbox.seal()

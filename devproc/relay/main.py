@@ -37,6 +37,7 @@ from devproc.relay.line import read_curve
 from devproc.sandbox import Sandbox
 from proto.channel import Channel, Packet
 from proto.errors import BulkheadError, ChannelClosed, ConfigError, ImageLocked, ProtocolError
+from proto.title import name_process
 
 __all__ = ["Process"]
 
@@ -220,6 +221,7 @@ def _receive_start(channel: Channel) -> Packet:
         stored.update(packet.fds)
     if packet.kind != "START":
         raise ProtocolError(f"{packet.kind} instead of START", field="kind")
+    name_process(packet.body.get("machine", ""), packet.body.get("id", ""))
     packet.fds.update(stored)
     return packet
 

@@ -26,6 +26,7 @@ from launcher.run.rundir import RunDirectory
 from proto.channel import Channel
 from proto.errors import BulkheadError, ChannelClosed
 from proto.logs import lose_what_does_not_fit
+from proto.title import name_process
 
 __all__ = ["main"]
 
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     """Entry of the keeper's process. Returns its exit status: 1 when no machine came to be, or by a mistake of ours."""
     lose_what_does_not_fit()
     name, path, scratch, client_fd, *locks = arguments
+    name_process(name, "keeper")
     directory = RunDirectory(name, Path(path), Path(scratch), [int(lock) for lock in locks])
     for descriptor in (int(client_fd), *directory.locks):
         os.set_inheritable(descriptor, False)

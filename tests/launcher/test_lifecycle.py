@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from launcher.cli.exitcodes import ExitCode
@@ -226,6 +227,17 @@ def test_a_device_that_keeps_dying_is_restarted_ever_later(start: Start, tmp_pat
     machine.expect(b"\nalive")
     marker.unlink()
     wait_until(lambda: machine.row("dying0")["state"] == "running", "the recovery")
+
+
+def test_each_process_has_a_name_of_its_own(start: Start, disk: str, wait_until: Any) -> None:
+    machine = start("--disk", disk)
+    machine.expect(PROMPT)
+    keeper = machine.keeper()
+    assert {keeper.name()} | {process.name() for process in keeper.children()} >= {"vm1.keeper", "vm1.core", "vm1.blk0"}
+    wait_until(lambda: "spare" in {process.name() for process in keeper.children()}, "a spare")
+    os.kill(machine.row("blk0")["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.row("blk0")["state"] == "running", "the successor")
+    assert psutil.Process(machine.row("blk0")["pid"]).name() == "vm1.blk0"
 
 
 @pytest.mark.parametrize("victim", ["client", "keeper", "core"])
