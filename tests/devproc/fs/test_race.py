@@ -25,7 +25,7 @@ from devproc.fs.ninep.messages import Type as Ninep
 from devproc.fs.v86fs.messages import Type as V86fs
 
 SECRET = b"not for the guest"
-ROUNDS, SUCCESSES = 300, 5  # at least so many attempts, and so many of them in time
+ROUNDS, SUCCESSES = 1500, 20  # at least so many attempts, and so many of them in time
 SWAP = """
 import os, random, sys, time
 os.chdir(sys.argv[1])
@@ -66,10 +66,14 @@ class Fuse:
     def create(self):
         node, handle = self.client.create(b"new", b"inside", parent=self.inside())
         self.client.call(Opcode.RELEASE, node, handle)
+
+    def unlink(self):
         self.client.call(Opcode.UNLINK, self.inside(), names=[b"new"])
 
     def mkdir(self):
         self.client.call(Opcode.MKDIR, self.inside(), 0o755, names=[b"sub"])
+
+    def rmdir(self):
         self.client.call(Opcode.RMDIR, self.inside(), names=[b"sub"])
 
     def rename(self):
@@ -80,13 +84,15 @@ class Fuse:
 
     def move_out(self):
         self.client.call(Opcode.RENAME, self.inside(), fuse_client.ROOT, names=[b"f", b"mine"])
+
+    def move_in(self):
         self.client.call(Opcode.RENAME, fuse_client.ROOT, self.inside(), names=[b"mine", b"f"])
 
     def link(self):
         node = self.client.lookup(b"f", self.inside())
         self.client.call(Opcode.LINK, fuse_client.ROOT, node, names=[b"linked"])
 
-    def unlink(self):
+    def unlink_it(self):
         self.client.call(Opcode.UNLINK, fuse_client.ROOT, names=[b"linked"])
 
     def symlink(self):
@@ -141,12 +147,17 @@ class NineP:
     def create(self):
         with self.at(b"d") as file:
             self.client.call(Ninep.LCREATE, file, b"new", os.O_RDWR, 0o644, 0)
+
+    def unlink(self):
         with self.at(b"d", b"new") as file:
             self.client.call(Ninep.REMOVE, file)
 
     def mkdir(self):
         with self.at(b"d") as directory:
             self.client.call(Ninep.MKDIR, directory, b"sub", 0o755, 0)
+
+    def rmdir(self):
+        with self.at(b"d") as directory:
             self.client.call(Ninep.UNLINKAT, directory, b"sub", 0x200)
 
     def rename(self):
@@ -160,13 +171,16 @@ class NineP:
     def move_out(self):
         with self.at(b"d") as directory:
             self.client.call(Ninep.RENAMEAT, directory, b"f", 0, b"mine")
+
+    def move_in(self):
+        with self.at(b"d") as directory:
             self.client.call(Ninep.RENAMEAT, 0, b"mine", directory, b"f")
 
     def link(self):
         with self.at(b"d", b"f") as file:
             self.client.call(Ninep.LINK, 0, file, b"linked")
 
-    def unlink(self):
+    def unlink_it(self):
         self.client.call(Ninep.UNLINKAT, 0, b"linked", 0)
 
     def symlink(self):
@@ -213,10 +227,14 @@ class V86:
 
     def create(self):
         self.client.create(b"new", b"inside", parent=self.inside())
+
+    def unlink(self):
         self.client.call(V86fs.UNLINK, self.inside(), b"new")
 
     def mkdir(self):
         self.client.call(V86fs.MKDIR, self.inside(), b"sub", 0o755)
+
+    def rmdir(self):
         self.client.call(V86fs.UNLINK, self.inside(), b"sub")
 
     def rename(self):
@@ -227,6 +245,8 @@ class V86:
 
     def move_out(self):
         self.client.call(V86fs.RENAME, self.inside(), b"f", 1, b"mine")
+
+    def move_in(self):
         self.client.call(V86fs.RENAME, 1, b"mine", self.inside(), b"f")
 
     def symlink(self):
@@ -241,8 +261,8 @@ class V86:
 
 PROTOCOLS = {"9p": NineP, "fuse": Fuse, "fuse by machine code": FastFuse, "v86fs": V86}
 WORK = (
-    *("read", "write", "create", "mkdir", "rename", "rename_back", "move_out", "link", "unlink", "symlink", "node"),
-    *("change", "attribute"),
+    *("read", "write", "create", "unlink", "mkdir", "rmdir", "rename", "rename_back", "move_out", "move_in", "link"),
+    *("unlink_it", "symlink", "node", "change", "attribute"),
 )
 
 
