@@ -209,7 +209,8 @@ def _remote(needs: Needs, scheme: str, target: str, values: Mapping[str, Any]) -
     else:
         needs.targets.append(f"{scheme}:{target}")
         needs.memory += int(values["cache"])
-        needs.rules += [(path, "read") for path in _certificates()]  # http may be redirected to https
+        trusted = _tls_files(values) if scheme == "https" else _certificates()  # http may be redirected to https
+        needs.rules += [(path, "read") for path in trusted]
 
 
 def _image(needs: Needs, target: str, read_only: bool, chain: bool) -> None:

@@ -45,6 +45,7 @@ class Http:
     """A disk on a web server."""
 
     scheme: ClassVar[str] = "http"
+    certificates: Any = ""  # the host's, where it is redirected to https
     cache = Property(Size, 64 << 20, "bytes that are kept in memory", minimum=0)
     chunk = Property(Size, 128 << 10, "bytes that are fetched at once, of a plain file", minimum=512, maximum=BLOCK_MAX)
     ahead = Property(int, 4, "chunks that are fetched ahead of somebody who reads in order", minimum=0, maximum=64)
@@ -58,7 +59,7 @@ class Http:
         self.block_size = 4096
         self.descriptor: int | None = None
         self.workers = WORKERS
-        self._web = Web(url, self.timeout, self.retries)
+        self._web = Web(url, self.timeout, self.retries, self.certificates)
         self._last = -1  # the chunk read last
         self._split: Split | None = None
         if PurePosixPath(url.partition("?")[0]).name == DESCRIPTION:
@@ -127,7 +128,7 @@ class Http:
         try:
             text = self._web.file(url).decode("utf-8", "replace")
         except BackendError as error:
-            raise ConfigError(f"cannot open {url}: {error.message}") from error
+            raise ConfigError(f"cannot open {url}: {error.message}", hint=error.hint) from error
         self._split = split = parse_split(text, url)
         self._folder = url.partition("?")[0].removesuffix(DESCRIPTION)
         self.size = split.block_size * split.blocks
@@ -176,6 +177,7 @@ class Https(Http):
     """A disk on a web server, read through an encrypted connection."""
 
     scheme: ClassVar[str] = "https"
+    certificates = Property(FilePath, "", "a directory with ca-cert.pem, and client-cert.pem with client-key.pem")
 
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)

@@ -35,11 +35,11 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
     return sock
 
 
-def connect_tls(host: str, port: int, timeout: float) -> socket.socket:
-    """The same, encrypted, the server's name checked against the host's certificates. Raises OSError."""
+def connect_tls(host: str, port: int, timeout: float, context: ssl.SSLContext) -> socket.socket:
+    """The same, encrypted, the server and its name verified by `context`. Raises OSError."""
     sock = connect_tcp(host, port, timeout)
     try:
-        return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        return context.wrap_socket(sock, server_hostname=host)
     except BaseException:
         sock.close()
         raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import re
 import select
+import ssl
 import string
 import threading
 import time
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devproc.blk.network import connect_tcp, connect_tls
+from devproc.blk.tls import client_context
 from proto.errors import BackendError, ConfigError
 
 __all__ = ["Changed", "Identity", "Web"]
@@ -29,7 +31,7 @@ PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds before the first repetition; it doubl
 REDIRECTIONS = frozenset({301, 302, 303, 307, 308})
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_EIO, _ETIMEDOUT, _ESTALE = 5, 110, 116
+_EIO, _EACCES, _ETIMEDOUT, _ESTALE = 5, 13, 110, 116
 
 Headers = http.client.HTTPMessage
 Check = Callable[[int, Headers, Callable[[], bytes]], Any]
@@ -64,12 +66,15 @@ class Identity:
 class Web:
     """One server, and what is asked of it."""
 
-    def __init__(self, url: str, timeout: float, retries: int) -> None:
+    def __init__(self, url: str, timeout: float, retries: int, certificates: str = "") -> None:
+        """`certificates`: a directory as `devproc.blk.tls` has them; "" for the host's own authorities."""
         self.url = url
         self.timeout = timeout
         self.retries = retries
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
+        self._certificates = certificates
+        self._context: ssl.SSLContext | None = None
         self._closed = False
 
     def probe(self) -> Identity:
@@ -77,7 +82,7 @@ class Web:
         try:
             *_, found = self._led()
         except BackendError as error:
-            raise ConfigError(f"cannot open {self.url}: {error.message}") from error
+            raise ConfigError(f"cannot open {self.url}: {error.message}", hint=error.hint) from error
         if not isinstance(found, Identity):
             raise ConfigError(f"{self.url}: the server redirects without end")
         return found
@@ -161,6 +166,12 @@ class Web:
                 return self._once(url, headers, most, check)
             except _Again as error:
                 why = str(error)
+            except ssl.SSLCertVerificationError as error:
+                raise BackendError(
+                    f"the server's certificate does not hold: {error.verify_message}",
+                    hint="It must be for the URL's host, and signed by whom this host, or certificates=DIR, trusts.",
+                    errno=_EACCES,
+                ) from error
             except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL at all
                 why = "it does not answer" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         raise BackendError(f"{urllib.parse.urlsplit(url).netloc}: {why}", errno=_ETIMEDOUT)
@@ -197,8 +208,18 @@ class Web:
         port = parts.port or (443 if encrypted else 80)
         connection = http.client.HTTPConnection(parts.netloc.rpartition("@")[2], timeout=self.timeout)
         connection.auto_open = 0
-        connection.sock = (connect_tls if encrypted else connect_tcp)(host, port, self.timeout)
+        if encrypted:
+            connection.sock = connect_tls(host, port, self.timeout, self._trusted())
+        else:
+            connection.sock = connect_tcp(host, port, self.timeout)
         return connection
+
+    def _trusted(self) -> ssl.SSLContext:
+        """Whom to trust; reading that takes long, and is done once."""
+        with self._lock:
+            if self._context is None:
+                self._context = client_context(self._certificates)
+            return self._context
 
     def _take(self) -> http.client.HTTPConnection | None:
         """A kept connection on which the server has not said goodbye meanwhile."""

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from authority import Authority
 from disk_model import Model, random_requests, read, write
 from web_server import Server
 
@@ -218,3 +219,77 @@ def test_a_block_of_the_wrong_size_is_an_error_of_that_request(server, split, op
 def test_a_description_that_does_not_add_up_is_refused(text):
     with pytest.raises(ConfigError):
         parse_split(text, "http://x/blk.txt")
+
+
+# -- encrypted ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority():
+    return Authority()
+
+
+@pytest.fixture
+def encrypted(authority, tmp_path):
+    """A server that shows a certificate for localhost, and wants one."""
+    made = []
+
+    def begin(name="localhost"):
+        server = Server()
+        pki = authority.server(tmp_path / f"server-{name}", name)
+        server.encrypt(pki, authority.client(tmp_path / "client") / "ca-cert.pem")
+        server.files["/disk.img"] = CONTENT
+        made.append(server)
+        return server
+
+    yield begin
+    for server in made:
+        server.close()
+
+
+def https(server, words="", path="/disk.img"):
+    return f"https:{words}{server.url.removeprefix('https:')}{path}"
+
+
+def test_an_encrypted_disk_is_read_and_its_overlay_written(encrypted, tmp_path):
+    server = encrypted()
+    words = f"certificates={tmp_path}/client:overlay={tmp_path}/o:chunk=16k:cache=128k:"
+    random_requests(https(server, words), CONTENT, 5, 80, reopen=True)
+    assert server.files["/disk.img"] == CONTENT
+    server.files |= {"/d/blk.txt": b"{block_size: 64, n_block: 2}", "/d/blk000000000.bin": CONTENT[:BLOCK]}
+    disk = open_backend(https(server, f"certificates={tmp_path}/client:", "/d/blk.txt") + ",ro")
+    assert read(disk, 512, 512) == CONTENT[512:1024]
+    disk.close()
+
+
+def test_connections_are_made_anew_with_their_certificates(encrypted, opened, tmp_path):
+    server = encrypted()
+    disk = opened(https(server, f"certificates={tmp_path}/client:ahead=0:chunk=16k:") + ",ro")
+    before = server.connections
+    server.fault("reset", count=2)
+    assert read(disk, 0, 4096) == CONTENT[:4096]
+    assert server.connections >= before + 2
+
+
+def test_a_server_that_is_not_who_it_should_be_is_refused(encrypted, authority, tmp_path):
+    server, another = encrypted(), encrypted("elsewhere")
+    Authority("another").client(tmp_path / "stranger", anonymous=True)
+    for words, where, said in (
+        ("", server, "certificate does not hold"),
+        (f"certificates={tmp_path}/stranger:", server, "certificate does not hold"),
+        (f"certificates={tmp_path}/client:", another, "certificate does not hold"),
+        (f"certificates={tmp_path}/none:", server, "are not complete"),
+    ):
+        begin = time.monotonic()
+        with pytest.raises(ConfigError, match=said) as refused:
+            open_backend(https(where, words))
+        assert refused.value.hint and time.monotonic() - begin < 30
+    with pytest.raises(ConfigError, match="cannot open"):  # it speaks no plain HTTP
+        open_backend(f"http:retries=0:timeout=5:{server.url.removeprefix('https:')}/disk.img")
+
+
+def test_a_server_that_wants_to_know_us_gets_our_certificate(encrypted, authority, tmp_path):
+    server = encrypted()
+    authority.client(tmp_path / "nobody", anonymous=True)
+    with pytest.raises(ConfigError, match="cannot open"):
+        open_backend(https(server, f"certificates={tmp_path}/nobody:retries=0:timeout=5:"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 class Server:
@@ -41,6 +43,15 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self._thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
+
+    def encrypt(self, certificates: Path, trusted: Path) -> None:
+        """Be a server of localhost, with the certificate of a directory, for clients that `trusted` has signed."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates / "server-cert.pem", certificates / "server-key.pem")
+        context.load_verify_locations(trusted)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
+        self.url = f"https://localhost:{self.http.server_port}"
 
     def fault(self, kind: str, path: str = "", count: int = 1) -> None:
         """The next `count` requests meet a fault."""
