@@ -17,7 +17,7 @@ from launcher.replay.frontend import GPA, FrontEnd
 OUTSIDE = (0x300000, 0x340000)  # RAM that is in no buffer
 DATA = 0x500000
 SIZE = 64
-DEVICES = ("disk in machine code", "disk in Python", "9p", "virtiofs", "rng")
+DEVICES = ("disk in machine code", "disk in Python", "9p", "virtiofs", "v86fs", "rng")
 
 
 class Driver:
@@ -33,6 +33,7 @@ class Driver:
             "disk in Python": ("blk", f"log:op=flush:file:{image}", {}),
             "9p": ("9p", str(folder / "share"), {"tag": "t"}),
             "virtiofs": ("virtiofs", str(folder / "share"), {"tag": "t"}),
+            "v86fs": ("v86fs", str(folder / "share"), {"tag": "t"}),
             "rng": ("rng", "", {}),
         }[name]
         self.front = FrontEnd(spec, properties, backend=backend)
@@ -82,6 +83,13 @@ headers = st.one_of(
         lambda size, kind, rest: struct.pack("<IBH", size, kind, 1) + rest,
         st.integers(0, 200),
         st.sampled_from([8, 12, 14, 24, 40, 72, 100, 104, 110, 116, 118, 120]),
+        st.binary(max_size=100),
+    ),
+    st.builds(  # of v86fs's
+        lambda size, kind, number, rest: struct.pack("<IBHQ", size, kind, 1, number) + rest,
+        st.integers(0, 200),
+        st.integers(0, 0x24),
+        st.integers(0, 3),
         st.binary(max_size=100),
     ),
     st.builds(  # of FUSE's
