@@ -51,6 +51,10 @@ class Intents:
             return None
         return response if isinstance(response, bytes) else None
 
+    def together(self) -> Journal:
+        """For `with`: what the request changes, its response included, counts together."""
+        return self._journal
+
     def intend(self, *identities: Any) -> None:
         """The change is next: this must be there before it."""
         self.before = list(identities)

@@ -105,7 +105,7 @@ class Session:
         known = self.intents.begin(self.request, HEADER.pack(self.size, kind, tag) + body)
         if known is not None:
             return known
-        with self.journal:
+        with self.intents.together():
             try:
                 response = self._answer(kind, tag, body)
             except OSError as error:

@@ -96,9 +96,10 @@ class Session:
         elif (known := self._intents.begin(request, head + message)) is not None:
             reply.give(known)
         else:
-            self._ask(reply, kind, fields)
-            if reply.response is not None:
-                self._intents.finish(reply.response)
+            with self._intents.together():
+                self._ask(reply, kind, fields)
+                if reply.response is not None:
+                    self._intents.finish(reply.response)
         if reply.response is None:
             request.defer()
 

@@ -278,6 +278,53 @@ def test_open_and_close_come_again(guest):
     guest.call(Type.CLOSE, handle, again=True)
 
 
+def known(guest):
+    """What the device remembers: the names of each inode, and what is open."""
+    inodes = guest.device._inodes
+    return sorted((inode.paths, inodes.held(inode.number)) for inode in inodes), len(inodes._handles)
+
+
+@pytest.mark.parametrize("name", [*ONCE, "open", "close"])
+def test_a_request_cut_before_each_record_of_it(tmp_path, monkeypatch, name):
+    def begun(directory):
+        directory.mkdir()
+        guest = Client(directory)
+        clients.append(guest)
+        below = prepared(guest)
+        handle = guest.call(Type.OPEN, guest.lookup(b"g"), 0)
+        calls = {"open": (Type.OPEN, below, 0), "close": (Type.CLOSE, handle)}
+        return guest, calls[name] if name in calls else ONCE[name][0]
+
+    clients = []
+    try:
+        whole, call = begun(tmp_path / "whole")
+        whole.call(*call)
+        for cut in range(20):
+            guest, call = begun(tmp_path / str(cut))
+            left, real = [cut], guest.device._journal._append
+
+            def append(changes, left=left, real=real):
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+                return real(changes)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(guest.device._journal, "_append", append)
+                try:
+                    guest.call(*call)
+                    break
+                except Killed:
+                    pass
+            guest.successor()
+            guest.call(*call, again=True)
+            assert guest.list().keys() == whole.list().keys() and known(guest) == known(whole), cut
+        assert 0 < cut < 19
+    finally:
+        for client in clients:
+            client.close()
+
+
 def test_a_reset_ends_the_session_but_not_the_files(guest):
     inode = guest.create(b"f", b"data")
     handle = guest.call(Type.OPEN, inode, 0)
