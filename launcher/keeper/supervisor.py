@@ -636,7 +636,6 @@ class Supervisor:
     def _finish(self) -> None:
         """Everything is dead: remove what is left, then say how it ended."""
         self.phase = "ended"
-        self._control.close()
         self.services.close()
         self.windows.close()
         self.recordings.close()
@@ -646,6 +645,7 @@ class Supervisor:
         for console in self.consoles.values():
             console.close()
         self.directory.remove()
+        self._control.close()  # now `stop` comes back: the name is free
         if self.gdb is not None:
             self.gdb.close()
         if self.serial is not None:
