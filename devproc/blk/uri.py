@@ -97,7 +97,10 @@ class Uri:
             if name not in properties_of(cls):
                 hint = f"A path that begins like that is written ./{name}=…" if self.kind.target == "path" else ""
                 raise _unknown(f"{self.scheme}: has no parameter {name}", name, properties_of(cls), hint)
-        return parse_properties(cls, self.given, f"{self.scheme}:")
+        try:
+            return parse_properties(cls, self.given, f"{self.scheme}:")
+        except ConfigError as error:
+            raise ConfigError(error.message, hint=f"For example: {_EXAMPLES[self.scheme]}") from error
 
 
 def parse_uri(text: str) -> Uri:
@@ -126,6 +129,12 @@ def parse_uri(text: str) -> Uri:
 
 _EXAMPLES = {name: f"{name}:disk.img" for name in SCHEMES} | {
     "luks": "luks:secret=passphrase.txt:disk.luks",
+    "delay": "delay:ms=20:op=read:disk.img",
+    "error": "error:percent=1:start=1M:end=2M:disk.img",
+    "rate": "rate:bytes=10M:requests=500:disk.img",
+    "throttle": "throttle:bytes=10M:requests=500:disk.img",
+    "pause": "pause:when=held:disk.img",
+    "copy-on-read": "copy-on-read:overlay=copy.ovl:disk.img",
     "http": "http://localhost:8000/disk.img",
     "https": "https://example.org/disk.img",
     "nbd": "nbd://localhost/",

@@ -105,3 +105,13 @@ def test_a_path_that_looks_like_a_parameter_is_written_so_that_it_is_none():
     uri = parse_uri("file:./a=b:c")
     assert (uri.given, uri.target) == ({}, "./a=b:c")
     assert parse_uri(str(parse_uri("a=b:c"))).given == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["luks:disk.luks", "pause:disk.img", "delay:ms=x:disk.img", "rate:bytes=many:disk.img"]
+)
+def test_a_parameter_that_is_missing_or_wrong_is_shown_by_an_example(text):
+    with pytest.raises(ConfigError) as refused:
+        absolute(text, str)
+    scheme = text.partition(":")[0]
+    assert f"For example: {scheme}:" in refused.value.hint and "--device" not in refused.value.hint
