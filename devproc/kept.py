@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 import zlib
 
 from native.memory import Area
@@ -25,7 +26,9 @@ class Kept:
     def __init__(self, fd: int) -> None:
         if os.fstat(fd).st_size < KEPT_SIZE:
             raise ValueError(f"kept state needs {KEPT_SIZE} bytes")
-        self._view = Area.map_fd(fd, KEPT_SIZE, writable=True, shared=True).view()
+        area = Area.map_fd(fd, KEPT_SIZE, writable=True, shared=True)
+        weakref.finalize(self, area.close).atexit = False  # mappings are few: nobody has to remember to give it back
+        self._view = area.view()
         found = [slot for slot in map(self._read, (0, 1)) if slot is not None]
         self._sequence, self._data = max(found, default=(0, b""))
 
