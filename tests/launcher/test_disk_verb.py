@@ -11,6 +11,7 @@ import os
 import pty
 import random
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -144,6 +145,8 @@ def on_terminal(*words, ending=None):
     """Run an action on a terminal, and end it when something is begun; returns what it showed, and the exit code."""
     pid, fd = pty.fork()
     if pid == 0:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # the tests may have been started by nohup
         os.execv(COMMAND[0], [*COMMAND, "disk", *words])
     try:
         if ending is not None:
@@ -154,12 +157,16 @@ def on_terminal(*words, ending=None):
             os.write(fd, b"\x03") if ending == "Ctrl-C" else os.kill(pid, ending)
         shown = b""
         with contextlib.suppress(OSError):  # EIO: the other end is closed
-            while data := os.read(fd, 65536):
+            while select.select([fd], [], [], 60)[0] and (data := os.read(fd, 65536)):
                 shown += data
     finally:
-        _, status = os.waitpid(pid, 0)
+        deadline = time.monotonic() + 60
+        while (status := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
         os.close(fd)
-    return shown.decode(), os.waitstatus_to_exitcode(status)
+    return shown.decode(), os.waitstatus_to_exitcode(status[1])
 
 
 @pytest.mark.parametrize("through", ["{}", "qcow2:{}", "snapshot:{}", "snapshot:qcow2:{}"])
