@@ -28,6 +28,9 @@ GRACE = 3.0  # seconds that what a test started may take to end after it
 DESCRIPTORS = 40  # that a test may leave open: what others keep for the next, not what grows with each step
 COMMAND = [sys.executable, "-P", "-m", "launcher"]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job; commands would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A busy host is slow, and that is no finding: what must be fast is measured in bench/.
 settings.register_profile("bulkhead", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bulkhead")
