@@ -260,6 +260,8 @@ class Session:
         if not body["enabled"]:
             self._stop_queue(body["queue"], message, lambda base: {})
             return None
+        if queues.has(body["queue"]) and not self._virtio().driver_features & bit(Feature.VERSION_1):
+            raise StateError("RING_ENABLE before FEATURES_OK", field="type")  # it was lost: rings would be misread
         again = queues.begin(body["queue"])
         if again:
             comes = "request comes" if again == 1 else "requests come"

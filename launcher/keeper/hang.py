@@ -118,9 +118,9 @@ class Hangs:
                 self._feel(member, passed)
 
     def silent(self, member: Member) -> bool:
-        """Has the device given no sign of life at the last look?"""
+        """Has the device given no sign of life for longer than a beat?"""
         pulse = self._pulses.get(member.id)
-        return pulse is not None and pulse.silent > 0
+        return pulse is not None and pulse.silent >= SILENCE
 
     def _feel(self, member: Member, passed: float) -> None:
         child = member.child

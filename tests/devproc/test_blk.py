@@ -154,7 +154,8 @@ def test_a_driver_that_breaks_its_ring_is_told_to_reset(disk):
     front, layout = served.front, served.layout
     struct.pack_into("<H", front.ram.view, layout.avail + 2, 5000)
     front.kick()
-    front.sleep()
+    while not any(message.name == "ERR" for message in front.posted):
+        front.sleep()  # until it rings, or says something
     error = next(message for message in front.posted if message.name == "ERR")
     assert error.body["needs_reset"] and "avail_jump" in error.body["text"]
     front.request("RESET")

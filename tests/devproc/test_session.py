@@ -82,6 +82,18 @@ def test_save_is_only_for_the_quiet(disk):
         front.request("LOAD", {"version": saved["version"], "state": b"\xc1"})
 
 
+def test_no_queue_is_served_before_the_features_are_known(disk):
+    """FEATURES_OK may have been lost: then chains would be read as what they are not."""
+    front = disk().front
+    front.request("RESET")
+    setup = {name: {"region": 0, "offset": getattr(front.queues[0], name)} for name in ("desc", "avail", "used")}
+    front.request("RING_SETUP", {"queue": 0, "size": front.queues[0].num, "fresh": True, **setup})
+    with pytest.raises(ProtocolError, match="before FEATURES_OK"):
+        front.request("RING_ENABLE", {"queue": 0, "enabled": True})
+    front.negotiate(front.features)
+    front.request("RING_ENABLE", {"queue": 0, "enabled": True})
+
+
 def test_reset_takes_everything_back(disk):
     served = disk()
     served.request(BlkType.IN, 0, room=512)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from launcher.control import connect, events, request
-from launcher.keeper.hang import LOOK, LOOP, Hangs, judge, look_at
+from launcher.keeper.hang import LOOK, LOOP, SILENCE, Hangs, judge, look_at
 from launcher.keeper.member import Member
 
 PROMPT = b"> "
@@ -151,6 +151,15 @@ class Watch:
 
     def until(self, name: str) -> dict[str, Any]:
         return next(event for event in self.stream if event["name"] == name)
+
+
+@pytest.mark.parametrize(("silent", "is_silent"), [(0.0, False), (0.4, False), (SILENCE, True), (2.0, True)])
+def test_who_is_between_two_beats_is_not_silent(silent: float, is_silent: bool) -> None:
+    """What it was asked, and has not answered in time, it never heard."""
+    hangs = Hangs(SimpleNamespace())
+    hangs._pulses["blk0"] = SimpleNamespace(silent=silent)
+    assert hangs.silent(SimpleNamespace(id="blk0")) is is_silent
+    assert not hangs.silent(SimpleNamespace(id="blk1"))
 
 
 @pytest.fixture
