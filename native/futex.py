@@ -2,7 +2,7 @@
 
 from native import Record, fn, i64, local, sys, syscall, u32, u64
 
-__all__ = ["EVERYBODY", "SECOND_NS", "Timespec", "futex_wait", "futex_wake"]
+__all__ = ["SECOND_NS", "Timespec", "futex_wait", "futex_wake"]
 
 FUTEX_WAIT_PRIVATE = sys.FUTEX_WAIT | sys.FUTEX_PRIVATE
 FUTEX_WAKE_PRIVATE = sys.FUTEX_WAKE | sys.FUTEX_PRIVATE

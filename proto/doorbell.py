@@ -54,31 +54,33 @@ class PollFd(Record):
     revents: u16
 
 
-class Bytes(Record):
-    """What is read from a doorbell at once."""
+class Byte(Record):
+    """What is rung with."""
 
-    data: Array[u8] = plain(count=64)
+    value: u8
 
 
-BYTES = Bytes.size()
+class Rung(Record):
+    """Room for all that a doorbell holds."""
+
+    data: Array[u8] = plain(count=CAPACITY)
 
 
 @fn
 def ring_bell(bell: u32) -> bool:
     """Wake who sleeps at the other end. False: there is no other end."""
-    byte = local(Bytes)
-    byte.data[0] = 1
+    byte = local(Byte)
+    byte.value = 1
     result = syscall(sys.WRITE, u64(bell), byte.address, 1, 0, 0, 0)
     return result == 1 or result == -sys.EAGAIN
 
 
 @fn
 def silence_bell(bell: u32) -> None:
-    """Take what was rung; then look. What is rung from now on wakes again."""
-    room = local(Bytes)
-    taken = syscall(sys.READ, u64(bell), room.address, BYTES, 0, 0, 0)
-    while taken == BYTES:
-        taken = syscall(sys.READ, u64(bell), room.address, BYTES, 0, 0, 0)
+    """Take what was rung; then look. What is rung from now on wakes again. Who rings without end, or has made the pipe
+    larger, is still heard in the next sleep, and keeps nobody here."""
+    room = local(Rung)
+    syscall(sys.READ, u64(bell), room.address, CAPACITY, 0, 0, 0)
 
 
 @fn

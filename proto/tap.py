@@ -42,6 +42,7 @@ from native import (
     u32,
     u64,
 )
+from native.futex import Timespec
 
 __all__ = [
     "EVENT_BYTES",
@@ -117,13 +118,6 @@ class EventHeader(Record):
     id: u64
     a: u64
     b: u64
-
-
-class Timespec(Record):
-    """struct timespec."""
-
-    seconds: u64
-    nanoseconds: u64
 
 
 assert _EVENT.size == EVENT_BYTES == EventHeader.size() and Tap.size() <= TAP_HEADER

@@ -94,7 +94,7 @@ pipe a & pipe b & wait
 echo finished
 """
 WORK = """
-root=/root/disk; mkdir -p $root; mount -t ext4 /dev/vdb $root
+root=/mnt/disk; mkdir -p $root; mount -t ext4 /dev/vdb $root
 for place in proc dev; do mount --bind /$place $root/$place; done
 mount -t tmpfs none $root/tmp; mkdir -p $root/mnt/a $root/mnt/b
 for tag in a b; do mount --bind /mnt/$tag $root/mnt/$tag; cp -r /mnt/tools /mnt/$tag/store; done

@@ -12,7 +12,6 @@ from core.cpu.state import (
     Hart,
 )
 from native import (
-    Record,
     addressof,
     atomic_add32,
     atomic_add64,
@@ -24,26 +23,15 @@ from native import (
     fn,
     i64,
     local,
-    plain,
     sys,
     syscall,
     u32,
     u64,
 )
+from native.futex import SECOND_NS, Timespec, futex_wake
 
-# linux/futex.h
-FUTEX_WAKE_PRIVATE = 1 | 128
-FUTEX_WAIT_BITSET_PRIVATE = 9 | 128
-FUTEX_BITSET_MATCH_ANY = 0xFFFF_FFFF
-
+FUTEX_WAIT_BITSET_PRIVATE = sys.FUTEX_WAIT_BITSET | sys.FUTEX_PRIVATE
 NEVER = 0xFFFF_FFFF_FFFF_FFFF
-
-
-class Timespec(Record):
-    """struct timespec of a 64-bit host."""
-
-    seconds: u64 = plain()
-    nanoseconds: u64 = plain()
 
 
 @fn
@@ -58,7 +46,7 @@ def call_attention(hart: Hart, reason: u64) -> None:
     fence()
     if hart.parked != 0:
         atomic_add32(addressof(hart.wake), 1)
-        syscall(sys.FUTEX, i64(addressof(hart.wake)), FUTEX_WAKE_PRIVATE, 0x7FFF_FFFF, 0, 0, 0)
+        futex_wake(addressof(hart.wake))
 
 
 @fn
@@ -125,8 +113,8 @@ def sleep_until(hart: Hart, wake: u32, deadline_ns: u64) -> None:
     timeout: u64 = 0
     time = local(Timespec)
     if deadline_ns != NEVER:
-        time.seconds = deadline_ns // 1_000_000_000
-        time.nanoseconds = deadline_ns % 1_000_000_000
+        time.seconds = deadline_ns // SECOND_NS
+        time.nanoseconds = deadline_ns % SECOND_NS
         timeout = time.address
     syscall(
         sys.FUTEX,
@@ -135,5 +123,5 @@ def sleep_until(hart: Hart, wake: u32, deadline_ns: u64) -> None:
         i64(wake),
         i64(timeout),
         0,
-        FUTEX_BITSET_MATCH_ANY,
+        sys.FUTEX_BITSET_MATCH_ANY,
     )

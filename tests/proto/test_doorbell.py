@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 from collections.abc import Iterator
@@ -56,6 +57,15 @@ def test_nobody_waits_for_a_listener_that_does_not_listen(code, bell):
     for _ in range(2 * doorbell.CAPACITY):
         assert code.ring_bell(end)  # also when no byte fits any more: it has been rung
     assert rings(listens)
+
+
+def test_who_rings_without_end_is_listened_to_once(code, bell):
+    """A device may make its pipe larger, and fill it as fast as it is emptied: others are to be heard, too."""
+    listens, end = bell
+    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 16 * doorbell.CAPACITY)
+    os.write(end, bytes(3 * doorbell.CAPACITY))
+    code.silence_bell(listens)
+    assert len(os.read(listens, 16 * doorbell.CAPACITY)) == 2 * doorbell.CAPACITY
 
 
 def test_a_listener_cannot_make_the_other_side_wait(bell):
