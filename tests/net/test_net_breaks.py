@@ -42,9 +42,14 @@ def tally() -> Iterator[int]:
 def rules(card: Card, tally: int, *given: dict[str, Any]) -> None:
     """These from now on. None first: what the card has said of earlier ones may count as many."""
     made = [Rule.parse({"device": "dev0", "slot": slot, **rule}).as_dict() for slot, rule in enumerate(given)]
-    for step in ([], made) if made else ([],):
-        keeper(card).send("RULES", {"rules": step}, {"rules": tally})
-        until(card, lambda body: body["rules"] == len(step))
+    _tell(card, tally, [])
+    if made:
+        _tell(card, tally, made)
+
+
+def _tell(card: Card, tally: int, made: list[dict[str, Any]]) -> None:
+    keeper(card).send("RULES", {"rules": made}, {"rules": tally})
+    until(card, lambda body: body["rules"] == len(made))
 
 
 def until(card: Card, condition: Any) -> dict[str, Any]:
