@@ -301,14 +301,16 @@ class Connection:
         self._sequence += len(data)
 
     def receive(self) -> tuple[int, bytes]:
-        """The next segment's flags and data."""
+        """The next segment's flags and data; what libslirp sends again, its timer being short, was had before."""
         while True:
             data = self._process.frame()
-            if data[12:14] == b"\x08\x00" and data[23] == 6:
+            if data[12:14] != b"\x08\x00" or data[23] != 6:
+                continue
+            size = int.from_bytes(data[16:18], "big")
+            sequence, flags = int.from_bytes(data[38:42], "big"), data[47]
+            payload = data[34 + (data[46] >> 4) * 4 : 14 + size]
+            if sequence == self._acknowledged or flags & 2:
                 break
-        size = int.from_bytes(data[16:18], "big")
-        sequence, flags = int.from_bytes(data[38:42], "big"), data[47]
-        payload = data[34 + (data[46] >> 4) * 4 : 14 + size]
         self._acknowledged = sequence + len(payload) + (flags & 2) // 2
         return flags, payload
 
