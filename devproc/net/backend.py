@@ -38,7 +38,6 @@ class Backend:
     target: str  # what the URI's target is, for people; "": it has none
     options: tuple[str, ...] = ()
     takes: int = 0  # offloads it takes from the guest; the others are done before
-    gives: int = 0  # large frames that may come from it
     mtu: int = 1500
     link: bool = False  # is the link up before the peer has said so?
     descriptor: bool = False  # the keeper opens it, and there is no peer
@@ -48,9 +47,9 @@ class Backend:
 BACKENDS = {
     # libslirp takes whole TCP frames of any size, once their checksums are there. Its window is 64 KiB: the MTU is such
     # that two segments fill it, of a size that leaves what the guest copies aligned (docs/performance.md).
-    "user": Backend("devproc.net.user:UserPeer", "", ("hostfwd", "restrict"), TSO4 | TSO6, 0, 32768, True, dhcp=True),
-    "tap": Backend("devproc.net.tap:open_tap", "NAME", (), CSUM | TSO4 | TSO6, TSO4 | TSO6, link=True, descriptor=True),
-    "hub": Backend("devproc.net.hub:HubPeer", "PATH", (), CSUM | TSO4 | TSO6, TSO4 | TSO6),
+    "user": Backend("devproc.net.user:UserPeer", "", ("hostfwd", "restrict"), TSO4 | TSO6, 32768, True, dhcp=True),
+    "tap": Backend("devproc.net.tap:open_tap", "NAME", (), CSUM | TSO4 | TSO6, link=True, descriptor=True),
+    "hub": Backend("devproc.net.hub:HubPeer", "PATH", (), CSUM | TSO4 | TSO6),
     "stream": Backend("devproc.net.stream:StreamPeer", "unix:PATH or tcp:HOST:PORT", ("server",)),
 }
 

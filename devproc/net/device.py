@@ -65,9 +65,12 @@ class NetConfig(Record):
     supported_hash_types: u32
 
 
-_OFFERED = (
+_OFFERED = (  # whatever is behind the card: that can change while the guest runs
     NetFeature.CSUM,
     NetFeature.GUEST_CSUM,
+    NetFeature.GUEST_TSO4,
+    NetFeature.GUEST_TSO6,
+    NetFeature.GUEST_ECN,
     NetFeature.CTRL_GUEST_OFFLOADS,
     NetFeature.MTU,
     NetFeature.MAC,
@@ -83,7 +86,6 @@ _OFFERED = (
     NetFeature.CTRL_MAC_ADDR,
     NetFeature.SPEED_DUPLEX,
 )
-_LARGE_FRAMES = (NetFeature.GUEST_TSO4, NetFeature.GUEST_TSO6, NetFeature.GUEST_ECN)
 _MODES = (RxMode.PROMISC, RxMode.ALLMULTI, RxMode.ALLUNI, RxMode.NOMULTI, RxMode.NOUNI, RxMode.NOBCAST)  # by command
 
 
@@ -142,9 +144,8 @@ class NetDevice(VirtioDevice):
             self._kept = Kept(self.descriptors["kept"])
             if self._kept.load():
                 self.load(self.state_version, self._kept.load())
-        large = _LARGE_FRAMES if self._kind.gives else ()
         many = (NetFeature.MQ,) if self.pairs > 1 else ()
-        self.features = sum(map(bit, (*_OFFERED, *large, *many)))
+        self.features = sum(map(bit, (*_OFFERED, *many)))
         config = self.config
         config.max_virtqueue_pairs = self.pairs
         config.mtu = self.mtu or self._kind.mtu

@@ -2,8 +2,9 @@
 
 A frame is preceded by its length, four bytes, big-endian; nothing else is said. QEMU, passt and gvproxy can be the
 other end. The link is up while there is a connection: a client tries again until there is one, a server takes one at a
-time. A connection whose lengths make no sense is closed. While the guest does not keep up, nothing is read; what the
-other end does not keep up with is lost beyond BACKLOG.
+time. A connection whose lengths make no sense is closed. TCP segments that came together reach the guest as one large
+frame (`devproc.net.gather`). While the guest does not keep up, nothing is read; what the other end does not keep up
+with is lost beyond BACKLOG.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from devproc.net.backend import Target, Wire
+from devproc.net.gather import gather
 from devproc.net.offload import ETHERNET, FRAME_MAX, HEADER
 from proto.errors import ConfigError
 
@@ -77,7 +79,7 @@ class StreamPeer:
         self._retry_at = 0.0
         self._deframer = Deframer()
         self._backlog = bytearray()  # to the other end
-        self._frames: deque[bytes] = deque()  # to the guest
+        self._messages: deque[tuple[bytes, bytes]] = deque()  # to the guest: headers and frames
 
     def start(self, wire: Wire) -> None:
         self._wire = wire
@@ -111,7 +113,7 @@ class StreamPeer:
         timeout = None
         if self._connection is not None:
             writing = select.POLLOUT if self._connecting or self._backlog else 0
-            reading = 0 if self._frames else select.POLLIN
+            reading = 0 if self._messages else select.POLLIN
             watched.append((self._connection.fileno(), reading | writing))
         elif self._listener is not None:
             watched.append((self._listener.fileno(), select.POLLIN))
@@ -135,7 +137,7 @@ class StreamPeer:
         if seen & select.POLLOUT:
             self._write_backlog()
         self._give()
-        if seen & ~select.POLLOUT and not self._frames and self._connection is not None:
+        if seen & ~select.POLLOUT and not self._messages and self._connection is not None:
             self._read()
 
     def close(self) -> None:
@@ -207,7 +209,7 @@ class StreamPeer:
         assert self._connection is not None
         try:
             data = self._connection.recv(CHUNK)
-            self._frames.extend(self._deframer.feed(data))
+            self._messages.extend(gather(frame for frame in self._deframer.feed(data) if len(frame) >= ETHERNET))
         except BlockingIOError:
             return
         except (OSError, ValueError) as error:
@@ -219,8 +221,11 @@ class StreamPeer:
 
     def _give(self) -> None:
         """Frames to the guest, as far as there is room; nothing more is read until all are there."""
-        while self._frames and (len(self._frames[0]) < ETHERNET or self._wire.send(self._frames[0])):
-            self._frames.popleft()
+        while self._messages:
+            header, frame = self._messages[0]
+            if not self._wire.send(frame, header):
+                break
+            self._messages.popleft()
 
     def _write_backlog(self) -> None:
         assert self._connection is not None
