@@ -8,10 +8,11 @@ import struct
 import threading
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from devproc.blk import web
-from devproc.blk.backend import open_backend
+from devproc.blk.backend import BlockBackend, open_backend
 from devproc.blk.device import BlockDevice
 from devproc.blk.http import Http, parse_split
 from devproc.blk.nbd import Nbd
@@ -182,12 +183,15 @@ def _qcow2(data: bytes) -> None:
         assert isinstance(image, Qcow2) and image.size % 512 == 0
         try:
             _use(image)
+            if read_only:
+                with allowed(BackendError, ConfigError, OSError):
+                    check(image, lambda done, total: None)
         finally:
             with allowed(BackendError, OSError):
                 image.close()
 
 
-def _use(image: Qcow2) -> None:
+def _use(image: BlockBackend) -> None:
     size = min(image.size, 8192)
     for offset in {0, (image.size // 2) & ~511, image.size - size} - {-1}:
         if offset + size > image.size:
@@ -200,9 +204,47 @@ def _use(image: Qcow2) -> None:
                 image.write_zeroes(offset, min(1536, size), True)
                 image.discard(offset, size)
                 image.flush()
-    if image.read_only:
-        with allowed(BackendError, ConfigError, OSError):
-            check(image, lambda done, total: None)
+
+
+# -- snapshot ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _base() -> Path:
+    """What is below the overlay, and stays as it is."""
+    path = workshop() / "base.img"
+    path.write_bytes(b"base" * (1 << 14))
+    return path
+
+
+def _overlay_seeds() -> list[bytes]:
+    path, seeds = workshop() / "seed.overlay", []
+    for options in ("", "cluster=64k:"):
+        overlay = open_backend(f"snapshot:{options}overlay={path}:{_base()}")
+        seeds.append(path.read_bytes())
+        overlay.pwritev([memoryview(b"x" * 700)], 512, True)
+        overlay.write_zeroes(8192, 2048, True)
+        overlay.close()
+        seeds.append(path.read_bytes())
+        path.unlink()
+    return seeds
+
+
+def _overlay(data: bytes) -> None:
+    """What is below is not written, whatever the overlay says."""
+    path = workshop() / "image.overlay"
+    for read_only in (True, False):
+        path.write_bytes(data)
+        overlay = None
+        with allowed(ConfigError, BackendError):
+            overlay = open_backend(f"snapshot:overlay={path}:{_base()}", read_only=read_only)
+        if overlay is not None:
+            assert overlay.size == 1 << 16
+            try:
+                _use(overlay)
+            finally:
+                overlay.close()
+    assert _base().read_bytes() == b"base" * (1 << 14)
 
 
 # -- http --------------------------------------------------------------------------------------------------------------
@@ -393,6 +435,7 @@ def _uri(data: bytes) -> None:
 TARGETS = (
     Target("blk", "requests to a disk (devproc.blk.device)", _request, _request_seeds),
     Target("qcow2", "qcow2 images: header, tables, counts, extensions (devproc.blk.qcow2*)", _qcow2, _qcow2_seeds),
+    Target("overlay", "overlays of snapshots (devproc.blk.snapshot)", _overlay, _overlay_seeds),
     Target("split", "blk.txt of a split disk (devproc.blk.http)", _split, _split_seeds),
     Target("http", "answers of a web server (devproc.blk.web, http)", _http, _http_seeds),
     Target("nbd", "replies of an NBD server (devproc.blk.nbd)", _nbd, _nbd_seeds),
