@@ -8,48 +8,27 @@ journal, where Python reads it before it does anything itself.
 
 from __future__ import annotations
 
-from devproc.fs.fuse.looking import attributes_of, close_file, open_known
+from devproc.fs.fast.looking import attributes_of, close_file, open_known
+from devproc.fs.fast.once import read_message
+from devproc.fs.fast.serving import LAST, serving, transfer
+from devproc.fs.fast.shared import PATH_ROOM, Share
+from devproc.fs.fast.structures import Attr, Statx
 from devproc.fs.fuse.making import ENTRY_OUT, create, learn, make_directory
-from devproc.fs.fuse.once import name_path, read_message
+from devproc.fs.fuse.naming import name_path
 from devproc.fs.fuse.opening import flush, open_directory, open_file, read_directory, release
 from devproc.fs.fuse.removing import forget, remove
-from devproc.fs.fuse.structures import Answer, Attr, GetAttr, InHeader, Statx, Transfer
-from devproc.fs.fuse.tables import (
-    PATH_ROOM,
-    UNKNOWN,
-    Entry,
-    Known,
-    descriptor_of,
-    entry_named,
-    known_path,
-    path_hash,
-    path_of,
-)
-from devproc.loop import Loop, Reason, begin_turn, flush_and_call, lie_down, pop_now, put_now, rest, stop_ring
-from native import (
-    addressof,
-    fn,
-    i64,
-    load64,
-    local,
-    monotonic_ns,
-    store64,
-    sys,
-    syscall,
-    u32,
-    u64,
-    wrap64,
-)
-from proto.ring import Chain, Pop, Ring, chain_iovec, chain_read, chain_write
+from devproc.fs.fuse.structures import Answer, GetAttr, InHeader, Transfer
+from devproc.fs.fuse.tables import UNKNOWN, Entry, Known, descriptor_of, entry_named, known_path, path_hash, path_of
+from devproc.loop import Loop
+from native import addressof, fn, i64, load64, local, store64, sys, u32, u64, wrap64
+from proto.ring import Chain, Ring, chain_read, chain_write
 
 __all__ = ["fuse_loop", "fuse_pop", "serve"]
 
-BATCH = 64  # requests taken from one queue before the next is looked at
 LOOKUP, FORGET, GETATTR, READ, WRITE = 1, 2, 3, 15, 16
 MKDIR, UNLINK, RMDIR, OPEN, RELEASE, FLUSH = 9, 10, 11, 14, 18, 25
 OPENDIR, READDIR, RELEASEDIR, CREATE = 27, 28, 29, 35
 HEADER, TRANSFER, OUT = 40, 40, 16  # bytes of a request's header, of READ's and WRITE's fields, of an answer's header
-LAST = 0x7FFFFFFFFFFFFFFF
 
 
 @fn
@@ -64,18 +43,18 @@ def _put(known: Known, chain: Chain, unique: u64, error: u32, answer: Answer, wo
     chain_write(chain, 0, answer.address, u64(OUT + words * 8))
     if words != 0:
         chain_write(chain, u64(OUT + words * 8), attr.address, 88)
-    known.written = size
+    known.share.written = size
 
 
 @fn
 def _lookup(known: Known, chain: Chain, head: InHeader) -> bool:
-    if chain.writable_bytes < ENTRY_OUT or not read_message(known, chain):
+    if chain.writable_bytes < ENTRY_OUT or not read_message(known.share, chain):
         return False
-    size: u32 = name_path(known, head.nodeid, addressof(known.message[0]) + HEADER, chain.readable_bytes - HEADER)
+    size: u32 = name_path(known, head.nodeid, addressof(known.share.message[0]) + HEADER, chain.readable_bytes - HEADER)
     if size == 0:
         return False
-    hashed: u64 = path_hash(addressof(known.path[0]), size)
-    fd: i64 = open_known(known, size, known.how.address)
+    hashed: u64 = path_hash(addressof(known.share.path[0]), size)
+    fd: i64 = open_known(known.share, size, known.share.how.address)
     answer = local(Answer)
     attr = local(Attr)
     if fd == -sys.ENOENT and not known_path(known, hashed):
@@ -84,7 +63,7 @@ def _lookup(known: Known, chain: Chain, head: InHeader) -> bool:
     if fd < 0:
         return False
     seen = local(Statx)
-    good: bool = attributes_of(known, u64(fd), seen, attr)
+    good: bool = attributes_of(known.share, u64(fd), seen, attr)
     close_file(fd)
     if not good:
         return False
@@ -92,7 +71,7 @@ def _lookup(known: Known, chain: Chain, head: InHeader) -> bool:
     if at == 0:
         return learn(known, chain, head.unique, size, seen.ino, attr)
     entry = Entry(at)
-    if entry.inode != seen.ino or entry.device != known.device:
+    if entry.inode != seen.ino or entry.device != known.share.device:
         return False
     store64(entry.counter, wrap64(load64(entry.counter) + 1))
     answer.words[0] = entry.number
@@ -118,15 +97,15 @@ def _getattr(known: Known, chain: Chain, head: InHeader) -> bool:
         held: u64 = descriptor_of(known, asked.fh)
         if held == UNKNOWN:
             return False
-        good = attributes_of(known, held, seen, attr)
+        good = attributes_of(known.share, held, seen, attr)
     else:
         length: u32 = path_of(known, head.nodeid)
         if length > PATH_ROOM:
             return False
-        fd: i64 = open_known(known, length, known.how.address)
+        fd: i64 = open_known(known.share, length, known.share.how.address)
         if fd < 0:
             return False
-        good = attributes_of(known, u64(fd), seen, attr)
+        good = attributes_of(known.share, u64(fd), seen, attr)
         close_file(fd)
     if not good:
         return False
@@ -146,34 +125,28 @@ def _transfer(known: Known, chain: Chain, head: InHeader, reading: bool) -> bool
     size: u64 = u64(asked.length)
     if fd == UNKNOWN or asked.position > LAST - size:
         return False
-    iovec: u64 = addressof(known.iovec[0])
-    result: i64 = 0
     answer = local(Answer)
     answer.error = 0
     answer.unique = head.unique
     if reading:
         if size > chain.writable_bytes - OUT:
             size = chain.writable_bytes - OUT
-        if size != 0:
-            count: u32 = chain_iovec(chain, True, u64(OUT), size, iovec)
-            result = syscall(sys.PREADV, fd, iovec, u64(count), asked.position, 0, 0)
-        if result < 0:
+        done: i64 = transfer(known.share, chain, True, fd, OUT, size, asked.position)
+        if done < 0:
             return False
-        known.written = OUT + u32(result)
-        answer.total = known.written
+        known.share.written = OUT + u32(done)
+        answer.total = known.share.written
         chain_write(chain, 0, answer.address, OUT)
         return True
     if size > chain.readable_bytes - HEADER - TRANSFER or chain.writable_bytes < OUT + 8:
         return False
-    if size != 0:
-        pieces: u32 = chain_iovec(chain, False, HEADER + TRANSFER, size, iovec)
-        result = syscall(sys.PWRITEV, fd, iovec, u64(pieces), asked.position, 0, 0)
-    if result < 0:
+    written: i64 = transfer(known.share, chain, False, fd, HEADER + TRANSFER, size, asked.position)
+    if written < 0:
         return False
     answer.total = OUT + 8
-    answer.words[0] = u64(result)
+    answer.words[0] = u64(written)
     chain_write(chain, 0, answer.address, OUT + 8)
-    known.written = OUT + 8
+    known.share.written = OUT + 8
     return True
 
 
@@ -220,43 +193,23 @@ def _change(known: Known, chain: Chain, head: InHeader, queue: u32) -> bool:
 
 
 @fn
+def _serve(share: Share, chain: Chain, queue: u32) -> bool:
+    return serve(Known(share.address), chain, queue)
+
+
+_pop, _run = serving(_serve)
+
+
+@fn
 def fuse_pop(loop: Loop, known: Known, ring: Ring) -> u32:
     """`ring_pop` for Python: the next request that is not answered here; those before it are."""
-    chain = Chain(known.chain)
-    if known.pending == ring.queue + 1:
-        known.pending = 0
-        return Pop.CHAIN
-    for _ in range(u32(BATCH)):
-        found: u32 = pop_now(ring, chain)
-        if found != Pop.CHAIN or not serve(known, chain, ring.queue):
-            return found
-        known.served = known.served + 1
-        put_now(ring, chain, known.written, 0)
-        flush_and_call(loop, ring)
-    return Pop.EMPTY
+    return _pop(loop, known.share, ring)
 
 
 @fn
 def fuse_loop(loop: Loop, known: Known, service_ns: u64) -> u32:
     """Serve all queues until there is a reason to come back to Python: a request for it (WORK), or any other."""
-    begin_turn(loop, service_ns)
-    while True:
-        before: u64 = known.served
-        for number in range(loop.count):
-            ring = Ring(loop.rings[number])
-            found: u32 = fuse_pop(loop, known, ring)
-            if found == Pop.CHAIN:
-                known.pending = ring.queue + 1
-                loop.ready = u32(1) << ring.queue  # no other: the chain has one place, and this request is in it
-                return Reason.WORK
-            if found == Pop.BROKEN:
-                stop_ring(loop, ring)
-        if loop.broken != 0:
-            return Reason.BROKEN
-        if loop.calls != 0:
-            return Reason.SLEEP if loop.spinning == 0 and lie_down(loop) else Reason.CALL
-        if known.served != before:
-            if monotonic_ns() > loop.deadline:
-                return Reason.SERVICE
-        elif rest(loop):
-            return Reason.SLEEP
+    return _run(loop, known.share, service_ns)
+
+
+assert Known.offset("share") == 0  # as `_serve` has it

@@ -8,59 +8,34 @@ next numbers, places among the counts, the end of the journal.
 from __future__ import annotations
 
 import os
-import zlib
 from contextlib import suppress
 from typing import Any
 
-from devproc.fs.beneath import RESOLVE
+from devproc.fs.fast.session import FastSession, set_how
+from devproc.fs.fast.shared import PATH_ROOM
 from devproc.fs.fuse.counts import Counts
-from devproc.fs.fuse.listing import Packer
-from devproc.fs.fuse.tables import ENTRIES, FILTER, NAMES, OPENS, PATH_ROOM, PLACES, Entry, Known, Open
-from devproc.fs.mapped import ATTRIBUTE
+from devproc.fs.fuse.tables import ENTRIES, FILTER, NAMES, OPENS, PLACES, Entry, Known, Open
 from devproc.fs.tree import OpenFile, Tree
-from native.memory import Area
 
 __all__ = ["NativeTables"]
 
 SECOND = 1_000_000_000
 
 
-class NativeTables:
+class NativeTables(FastSession):
     """The memory of a `Known` and its tables."""
 
     def __init__(self, engine: Any, chain: int, tree: Tree, cache: float) -> None:
         """`chain` is the address of what requests are popped into, `cache` the seconds a guest may believe what it is
         told. Raises OSError EOPNOTSUPP for a tree that is no directory of the host."""
-        self._root = root = tree.hold(b"")
-        self._tree = tree
         sizes = (ENTRIES * Entry.size(), NAMES * 8, OPENS * Open.size(), 2 * 2 * FILTER)
-        self._area, self._tables = Area.allocate(Known.size()), Area.allocate(sum(sizes))
-        self._view = self._area.view()
+        super().__init__(Known, chain, tree, sum(sizes))
         self._engine = engine
-        self._packer = Packer(engine)
-        self.known = known = Known(self._area.address, self._area)
+        known: Known = self.known
         begins = [self._tables.address + sum(sizes[:place]) for place in range(len(sizes))]
         known.entries, known.names, known.opens, known.filters = begins
-        known.room = self._packer.room
-        status = os.fstat(root)
-        known.chain, known.root = chain, root
-        known.uid, known.gid = os.geteuid(), os.getegid()
-        known.dev_major, known.dev_minor = os.major(status.st_dev), os.minor(status.st_dev)
-        known.stir = zlib.crc32(status.st_dev.to_bytes(8, "little")) << 32
         known.valid, known.valid_ns = divmod(int(cache * SECOND), SECOND)
-        known.device = status.st_dev
-        known.read_only = int(tree.read_only)
-        for how, flags in (
-            (known.how, os.O_PATH),
-            (known.above_how, os.O_PATH | os.O_DIRECTORY),
-            (known.list_how, os.O_RDONLY | os.O_DIRECTORY),
-        ):
-            how.flags = flags | os.O_CLOEXEC | os.O_NOFOLLOW
-            how.resolve = RESOLVE
-        for array, text in ((known.attribute, ATTRIBUTE.encode()), (known.link, b"/proc/self/fd/")):
-            for place, byte in enumerate(text):
-                array[place] = byte
-        self._path_at = Known.offset("path")
+        set_how(known.above_how, os.O_PATH | os.O_DIRECTORY)
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
@@ -70,7 +45,7 @@ class NativeTables:
         if len(paths) > 1 or len(path) > PATH_ROOM:
             self.gone(number)
         else:
-            self._put_path(path)
+            self.put_path(path)
             self._engine.fuse_index(self.known, number, *identity, place, handles, len(path))
 
     def gone(self, number: int) -> None:
@@ -82,15 +57,12 @@ class NativeTables:
     def count_path(self, path: bytes, change: int) -> None:
         """A node has come to a path (1), or is there no longer (-1)."""
         if len(path) <= PATH_ROOM:
-            self._put_path(path)
+            self.put_path(path)
             self._engine.fuse_count_path(self.known, len(path), change & 0xFFFF)
 
     def count_file(self, identity: tuple[int, int], change: int) -> None:
         """A file has a node (1), or has it no longer (-1)."""
         self._engine.fuse_count_file(self.known, *identity, change & 0xFFFF)
-
-    def _put_path(self, path: bytes) -> None:
-        self._view[self._path_at : self._path_at + len(path)] = path
 
     # -- handles ---------------------------------------------------------------------------------------------------
 
@@ -106,14 +78,9 @@ class NativeTables:
             place.number = 0
         self.listed(number)
 
-    def listed(self, number: int) -> None:
-        """What machine code has read of an open directory counts no longer."""
-        if self.known.listed == number:
-            self.known.listed = self.known.unfinished = 0
-
     def file(self, number: int) -> OpenFile:
         """What machine code has opened."""
-        return self._tree.adopt(self._open(number).fd)
+        return self.adopted(self._open(number).fd)
 
     def _open(self, number: int) -> Any:
         return Open(self.known.opens + (number & (OPENS - 1)) * Open.size())
@@ -125,7 +92,7 @@ class NativeTables:
         `shelved`: are there locks, or files without names?"""
         known = self.known
         known.next_node, known.next_handle = numbers
-        known.unread, known.shelved = 0, int(shelved)
+        self.caught_up(shelved)
         free = known.free
         if PLACES // 4 <= free <= PLACES * 3 // 4:
             return
@@ -141,12 +108,5 @@ class NativeTables:
 
     def clear(self) -> None:
         """Nothing is known, and nothing lent."""
-        self._tables.clear()
-        self.known.free = self.known.listed = self.known.unfinished = 0
-
-    def close(self) -> None:
-        os.close(self._root)
-        self._view.release()
-        self._area.close()
-        self._tables.close()
-        self._packer.close()
+        super().clear()
+        self.known.free = 0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from devproc.fs.fuse.log import log_fits, record_begin, record_end
-from devproc.fs.fuse.looking import (
+from devproc.fs.fast.log import log_fits, record_begin, record_end
+from devproc.fs.fast.looking import (
     S_IFDIR,
     S_IFMT,
     S_IFREG,
@@ -19,17 +19,10 @@ from devproc.fs.fuse.looking import (
     look_at,
     plain_attributes,
 )
-from devproc.fs.fuse.once import (
-    FREE,
-    intend,
-    name_path,
-    once_begin,
-    open_above,
-    put_handle,
-    put_intent,
-    put_node,
-)
-from devproc.fs.fuse.structures import Attr, InHeader, Made, Statx, Text
+from devproc.fs.fast.once import FREE, intend, put_intent
+from devproc.fs.fast.structures import Attr, Statx, Text
+from devproc.fs.fuse.naming import begin, name_path, open_above, put_handle, put_node
+from devproc.fs.fuse.structures import InHeader, Made
 from devproc.fs.fuse.tables import (
     Entry,
     Known,
@@ -81,11 +74,11 @@ def hold(known: Known, node: u64, fd: i64, flags: u32) -> None:
 
 @fn
 def _new_node(known: Known, length: u32, inode: u64) -> None:
-    """The new node, which is in the journal, is known: it is at the path in `known.path`, and has the last place."""
+    """The new node, which is in the journal, is known: it is at the path in `share.path`, and has the last place."""
     known.free = known.free - 1
-    fuse_index(known, known.next_node, known.device, inode, known.places[known.free], 0, length)
+    fuse_index(known, known.next_node, known.share.device, inode, known.places[known.free], 0, length)
     fuse_count_path(known, length, 1)
-    fuse_count_file(known, known.device, inode, 1)
+    fuse_count_file(known, known.share.device, inode, 1)
     known.next_node = known.next_node + 1
 
 
@@ -100,23 +93,23 @@ def _fill_entry(known: Known, made: Made, unique: u64, number: u64, size: u32) -
     made.words[2] = known.valid
     made.words[3] = known.valid
     made.words[4] = known.valid_ns << 32 | known.valid_ns
-    known.written = size
+    known.share.written = size
 
 
 @fn
 def learn(known: Known, chain: Chain, unique: u64, length: u32, inode: u64, attr: Attr) -> bool:
-    """LOOKUP of a file that has no node yet, by the path in `known.path`."""
-    hashed: u64 = path_hash(addressof(known.path[0]), length)
-    if known_path(known, hashed) or known_file(known, known.device, inode):
+    """LOOKUP of a file that has no node yet, by the path in `share.path`."""
+    hashed: u64 = path_hash(addressof(known.share.path[0]), length)
+    if known_path(known, hashed) or known_file(known, known.share.device, inode):
         return False
-    if known.free == 0 or not log_fits(known):
+    if known.free == 0 or not log_fits(known.share):
         return False
     place: u32 = known.places[known.free - 1]
     number: u64 = known.next_node
     store64(known.counts + u64(place) * 8, 1)
-    record_begin(known, 1)
+    record_begin(known.share, 1)
     put_node(known, number, inode, place, length)
-    record_end(known)
+    record_end(known.share)
     _new_node(known, length, inode)
     made = local(Made)
     _fill_entry(known, made, unique, number, ENTRY_OUT)
@@ -144,7 +137,7 @@ def _put_number(text: Text, at: u32, value: u64, base: u64) -> u32:
 @fn
 def _begin_file(known: Known, fd: u64, mode: u32, head: InHeader, seen: Statx, attr: Attr) -> bool:
     """A new file is the guest's who made it, and of this mode (`devproc.fs.mapped`)."""
-    if not plain_attributes(known, fd, seen, attr):
+    if not plain_attributes(known.share, fd, seen, attr):
         return False
     if attr.uid == head.uid and attr.gid == head.gid and attr.mode == mode:
         return True
@@ -154,10 +147,10 @@ def _begin_file(known: Known, fd: u64, mode: u32, head: InHeader, seen: Statx, a
     end = _put_number(text, end, u64(mode), 8)
     end = _put_number(text, end, 0, 10)
     end = _put_number(text, end, u64(seen.mode) & PERMISSIONS, 8)
-    link: u64 = link_to(known, fd)
-    if syscall(sys.SETXATTR, link, addressof(known.attribute[0]), text.address, u64(end - 1), 0, 0) != 0:
+    link: u64 = link_to(known.share, fd)
+    if syscall(sys.SETXATTR, link, addressof(known.share.attribute[0]), text.address, u64(end - 1), 0, 0) != 0:
         return False
-    if not plain_attributes(known, fd, seen, attr):
+    if not plain_attributes(known.share, fd, seen, attr):
         return False
     attr.uid = head.uid
     attr.gid = head.gid
@@ -170,9 +163,9 @@ def _free_name(known: Known, above: u64) -> bool:
     """Is nothing there, in a directory that hands no group down?"""
     seen = local(Statx)
     attr = local(Attr)
-    if look_at(known, above, known.name, AT_SYMLINK_NOFOLLOW, seen) != -sys.ENOENT:
+    if look_at(known.share, above, known.name, AT_SYMLINK_NOFOLLOW, seen) != -sys.ENOENT:
         return False
-    return attributes_of(known, above, seen, attr) and (attr.mode & S_ISGID) == 0
+    return attributes_of(known.share, above, seen, attr) and (attr.mode & S_ISGID) == 0
 
 
 @fn
@@ -194,7 +187,7 @@ def _begin_node(known: Known, chain: Chain, head: InHeader, length: u32, mode: u
     """Make a file or a directory, open a file, and answer."""
     if not _free_name(known, above):
         return False
-    intend(known, FREE, 0)
+    intend(known.share, FREE, 0)
     fd: i64 = _make(known, above, mode, flags)
     if fd < 0:
         return False
@@ -205,7 +198,7 @@ def _begin_node(known: Known, chain: Chain, head: InHeader, length: u32, mode: u
         syscall(sys.UNLINKAT, above, known.name, AT_REMOVEDIR if directory else 0, 0, 0, 0)
         close_file(fd)
         return False
-    if known_file(known, known.device, seen.ino):
+    if known_file(known, known.share.device, seen.ino):
         close_file(fd)
         chain.again = 1
         return False
@@ -217,12 +210,12 @@ def _begin_node(known: Known, chain: Chain, head: InHeader, length: u32, mode: u
     made.flags = 0
     made.padding = 0
     store64(known.counts + u64(place) * 8, 1)
-    record_begin(known, 2 if directory else 3)
+    record_begin(known.share, 2 if directory else 3)
     put_node(known, number, seen.ino, place, length)
     if not directory:
         put_handle(known, known.next_handle, number, flags & O_ACCMODE)
-    put_intent(known, FREE, 0, True, made.address, size)
-    record_end(known)
+    put_intent(known.share, FREE, 0, True, made.address, size)
+    record_end(known.share)
     _new_node(known, length, seen.ino)
     if directory:
         close_file(fd)
@@ -235,9 +228,9 @@ def _begin_node(known: Known, chain: Chain, head: InHeader, length: u32, mode: u
 @fn
 def _in_directory(known: Known, chain: Chain, head: InHeader, name_at: u64, mode: u32, flags: u32) -> bool:
     """The same, given where in the request the name is."""
-    name: u64 = addressof(known.message[0]) + name_at
+    name: u64 = addressof(known.share.message[0]) + name_at
     length: u32 = name_path(known, head.nodeid, name, chain.readable_bytes - name_at)
-    if length == 0 or known.free == 0 or known_path(known, path_hash(addressof(known.path[0]), length)):
+    if length == 0 or known.free == 0 or known_path(known, path_hash(addressof(known.share.path[0]), length)):
         return False
     above: i64 = open_above(known)
     if above < 0:
@@ -250,12 +243,12 @@ def _in_directory(known: Known, chain: Chain, head: InHeader, name_at: u64, mode
 @fn
 def create(known: Known, chain: Chain, head: InHeader, queue: u32) -> bool:
     """A new regular file. One that is there already is opened by Python."""
-    if chain.readable_bytes < CREATE_AT or chain.writable_bytes < CREATE_OUT or known.read_only != 0:
+    if chain.readable_bytes < CREATE_AT or chain.writable_bytes < CREATE_OUT or known.share.read_only != 0:
         return False
-    if not handle_fits(known) or not once_begin(known, chain, queue):
+    if not handle_fits(known) or not begin(known, chain, queue):
         return False
-    flags: u32 = load32_unaligned(addressof(known.message[0]) + FLAGS_AT)
-    mode: u32 = load32_unaligned(addressof(known.message[0]) + CREATE_MODE_AT)
+    flags: u32 = load32_unaligned(addressof(known.share.message[0]) + FLAGS_AT)
+    mode: u32 = load32_unaligned(addressof(known.share.message[0]) + CREATE_MODE_AT)
     if (flags & O_ACCMODE) == O_ACCMODE or (flags & O_DIRECTORY) != 0:
         return False
     return _in_directory(known, chain, head, CREATE_AT, S_IFREG | (mode & PERMISSIONS), flags & (O_ACCMODE | O_TRUNC))
@@ -264,9 +257,9 @@ def create(known: Known, chain: Chain, head: InHeader, queue: u32) -> bool:
 @fn
 def make_directory(known: Known, chain: Chain, head: InHeader, queue: u32) -> bool:
     """MKDIR."""
-    if chain.readable_bytes < MKDIR_AT or chain.writable_bytes < ENTRY_OUT or known.read_only != 0:
+    if chain.readable_bytes < MKDIR_AT or chain.writable_bytes < ENTRY_OUT or known.share.read_only != 0:
         return False
-    if not once_begin(known, chain, queue):
+    if not begin(known, chain, queue):
         return False
-    mode: u32 = load32_unaligned(addressof(known.message[0]) + MKDIR_MODE_AT)
+    mode: u32 = load32_unaligned(addressof(known.share.message[0]) + MKDIR_MODE_AT)
     return _in_directory(known, chain, head, MKDIR_AT, S_IFDIR | (mode & PERMISSIONS), 0)

@@ -95,7 +95,7 @@ class Nodes:
         """Tell these from now on, and what there is already."""
         self._tables = tables
         tables.known.counts = self._counts.address
-        self._journal.share(tables.known)
+        self._journal.share(tables.share)
         for node in self._nodes.values():
             if not node.given_up:
                 tables.count_file(node.identity, 1)

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import os
 
-from devproc.fs.fuse.listing import Room, fuse_list
-from devproc.fs.fuse.log import log_fits, put_array, put_nothing, put_signed, record_begin, record_end
-from devproc.fs.fuse.looking import S_IFMT, S_IFREG, attributes_of, close_file, link_to, look_at, open_known
+from devproc.fs.fast.listing import Room, part_begin, part_end
+from devproc.fs.fast.log import log_fits, put_array, put_nothing, put_signed, record_begin, record_end
+from devproc.fs.fast.looking import attributes_of, close_file, look_at, open_known, reopen
+from devproc.fs.fast.shared import PATH_ROOM
+from devproc.fs.fast.structures import Attr, Statx
+from devproc.fs.fuse.listing import fuse_list
 from devproc.fs.fuse.making import O_ACCMODE, O_DIRECTORY, O_TRUNC, handle_fits, hold
-from devproc.fs.fuse.once import put_handle
-from devproc.fs.fuse.structures import Answer, Attr, InHeader, Statx, Transfer
-from devproc.fs.fuse.tables import PATH_ROOM, ROOT, Entry, Known, Open, entry_at, open_at, path_of
-from native import Record, addressof, fn, i64, load32, local, sys, syscall, u32, u64, wrap64
+from devproc.fs.fuse.naming import put_handle
+from devproc.fs.fuse.structures import Answer, InHeader, Transfer
+from devproc.fs.fuse.tables import ROOT, Entry, Known, Open, entry_at, open_at, path_of
+from native import Record, addressof, fn, i64, local, u32, u64, wrap64
 from proto.ring import Chain, chain_read, chain_write
 
 __all__ = ["flush", "open_directory", "open_file", "read_directory", "release"]
 
 HEADER, OUT, OPENED = 40, 16, 32  # bytes of a request's header, of an answer's, and of one with struct fuse_open_out
 RELEASE_IN, TRANSFER = 24, 40
-AT_EMPTY_PATH, AT_FDCWD = 0x1000, -100
+AT_EMPTY_PATH = 0x1000
 HOST_DIRECTORY = os.O_DIRECTORY
-REOPEN = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Flags(Record):
@@ -44,16 +46,16 @@ def _answer(known: Known, chain: Chain, unique: u64, size: u32, word: u64) -> No
     answer.words[0] = word
     answer.words[1] = 0
     chain_write(chain, 0, answer.address, u64(size))
-    known.written = size
+    known.share.written = size
 
 
 @fn
 def _opened(known: Known, chain: Chain, head: InHeader, fd: i64, flags: u32) -> None:
     """A new handle of the node that the request is about."""
     fh: u64 = known.next_handle
-    record_begin(known, 1)
+    record_begin(known.share, 1)
     put_handle(known, fh, head.nodeid, flags)
-    record_end(known)
+    record_end(known.share)
     hold(known, head.nodeid, fd, flags)
     _answer(known, chain, head.unique, OPENED, fh)
 
@@ -62,7 +64,7 @@ def _opened(known: Known, chain: Chain, head: InHeader, fd: i64, flags: u32) -> 
 def _may_open(known: Known, chain: Chain) -> bool:
     if chain.again != 0 or chain.readable_bytes < HEADER + 8 or chain.writable_bytes < OPENED:
         return False
-    return log_fits(known) and handle_fits(known)
+    return log_fits(known.share) and handle_fits(known)
 
 
 @fn
@@ -73,23 +75,11 @@ def open_directory(known: Known, chain: Chain, head: InHeader) -> bool:
     length: u32 = path_of(known, head.nodeid)
     if length > PATH_ROOM:
         return False
-    fd: i64 = open_known(known, length, known.list_how.address)
+    fd: i64 = open_known(known.share, length, known.share.list_how.address)
     if fd < 0:
         return False
     _opened(known, chain, head, fd, HOST_DIRECTORY)
     return True
-
-
-@fn
-def _reopen(known: Known, fd: u64, flags: u32) -> i64:
-    """Open what was found, if it is a regular file to the guest, too."""
-    seen = local(Statx)
-    attr = local(Attr)
-    if not attributes_of(known, fd, seen, attr):
-        return -1
-    if (attr.mode & S_IFMT) != S_IFREG or (u32(seen.mode) & S_IFMT) != S_IFREG:
-        return -1
-    return syscall(sys.OPENAT, AT_FDCWD, link_to(known, fd), u64(flags) | REOPEN, 0, 0, 0)
 
 
 @fn
@@ -100,15 +90,21 @@ def open_file(known: Known, chain: Chain, head: InHeader) -> bool:
     asked = local(Flags)
     chain_read(chain, HEADER, asked.address, 8)
     flags: u32 = asked.flags & (O_ACCMODE | O_TRUNC)
-    if (flags & O_ACCMODE) == O_ACCMODE or (asked.flags & O_DIRECTORY) != 0 or (known.read_only != 0 and flags != 0):
+    if (flags & O_ACCMODE) == O_ACCMODE or (asked.flags & O_DIRECTORY) != 0:
+        return False
+    if known.share.read_only != 0 and flags != 0:
         return False
     length: u32 = path_of(known, head.nodeid)
     if length > PATH_ROOM or length == 0:
         return False
-    found: i64 = open_known(known, length, known.how.address)
+    found: i64 = open_known(known.share, length, known.share.how.address)
     if found < 0:
         return False
-    fd: i64 = _reopen(known, u64(found), flags)
+    seen = local(Statx)
+    attr = local(Attr)
+    fd: i64 = -1
+    if attributes_of(known.share, u64(found), seen, attr):
+        fd = reopen(known.share, u64(found), flags, seen, attr)
     close_file(found)
     if fd < 0:
         return False
@@ -128,7 +124,9 @@ def _is_known(known: Known, place: Open, fh: u64) -> bool:
 def release(known: Known, chain: Chain, head: InHeader) -> bool:
     """RELEASE and RELEASEDIR. Where locks or files without names are left, Python sees to them; and to a file that has
     lost its name."""
-    if chain.again != 0 or chain.readable_bytes < HEADER + RELEASE_IN or known.shelved != 0 or not log_fits(known):
+    if chain.again != 0 or chain.readable_bytes < HEADER + RELEASE_IN:
+        return False
+    if known.share.shelved != 0 or not log_fits(known.share):
         return False
     asked = local(Transfer)
     chain_read(chain, HEADER, asked.address, RELEASE_IN)
@@ -138,18 +136,18 @@ def release(known: Known, chain: Chain, head: InHeader) -> bool:
         return False
     if place.node != ROOT and Entry(entry_at(known, place.node)).length == 0:
         return False
-    record_begin(known, 1)
-    put_array(known, 2)
-    put_signed(known, wrap64(0 - fh))
-    put_nothing(known)
-    record_end(known)
+    record_begin(known.share, 1)
+    put_array(known.share, 2)
+    put_signed(known.share, wrap64(0 - fh))
+    put_nothing(known.share)
+    record_end(known.share)
     entry = Entry(entry_at(known, place.node))
     if place.node != ROOT and entry.handles != 0:
         entry.handles = entry.handles - 1
     place.number = 0
-    if known.listed == fh:
-        known.listed = 0
-        known.unfinished = 0
+    if known.share.listed == fh:
+        known.share.listed = 0
+        known.share.unfinished = 0
     close_file(i64(place.fd))
     _answer(known, chain, head.unique, OUT, 0)
     return True
@@ -158,7 +156,7 @@ def release(known: Known, chain: Chain, head: InHeader) -> bool:
 @fn
 def flush(known: Known, chain: Chain, head: InHeader) -> bool:
     """FLUSH, where nobody has locks."""
-    if chain.readable_bytes < HEADER + RELEASE_IN or known.shelved != 0:
+    if chain.readable_bytes < HEADER + RELEASE_IN or known.share.shelved != 0:
         return False
     asked = local(Transfer)
     chain_read(chain, HEADER, asked.address, RELEASE_IN)
@@ -171,16 +169,16 @@ def flush(known: Known, chain: Chain, head: InHeader) -> bool:
 @fn
 def _list(known: Known, room: Room, fh: u64, fd: u64) -> bool:
     """Read a directory from its beginning."""
-    if known.listed != fh and known.unfinished != 0:
+    if known.share.listed != fh and known.share.unfinished != 0:
         return False
-    known.listed = 0
-    known.unfinished = 0
+    known.share.listed = 0
+    known.share.unfinished = 0
     seen = local(Statx)
-    if look_at(known, fd, addressof(known.empty[0]), AT_EMPTY_PATH, seen) != 0:
+    if look_at(known.share, fd, addressof(known.share.empty[0]), AT_EMPTY_PATH, seen) != 0:
         return False
-    if not fuse_list(room, fd, known.stir, seen.ino):
+    if not fuse_list(room, fd, known.share.stir, seen.ino):
         return False
-    known.listed = fh
+    known.share.listed = fh
     return True
 
 
@@ -194,31 +192,24 @@ def read_directory(known: Known, chain: Chain, head: InHeader) -> bool:
     place = Open(open_at(known, asked.fh))
     if not _is_known(known, place, asked.fh) or (place.flags & HOST_DIRECTORY) == 0:
         return False
-    room = Room(known.room)
+    room = Room(known.share.room)
     if asked.position == 0:
         if not _list(known, room, asked.fh, u64(place.fd)):
             return False
-    elif known.listed != asked.fh:
+    elif known.share.listed != asked.fh:
         return False
     size: u64 = chain.writable_bytes - OUT
     if size > u64(asked.length):
         size = u64(asked.length)
-    begin: u32 = 0
-    end: u32 = 0
+    begin: u32 = part_begin(room, asked.position)
+    end: u32 = part_end(room, asked.position, size)
     if asked.position < u64(room.count):
-        at: u64 = asked.position
-        if at != 0:
-            begin = load32(room.ends + (at - 1) * 4)
-        end = begin
-        while at < u64(room.count) and u64(load32(room.ends + at * 4) - begin) <= size:
-            end = load32(room.ends + at * 4)
-            at = at + 1
-        known.unfinished = 1 if at < u64(room.count) else 0
+        known.share.unfinished = 1 if end < room.length else 0
     answer = local(Answer)
     answer.total = OUT + end - begin
     answer.error = 0
     answer.unique = head.unique
     chain_write(chain, 0, answer.address, OUT)
     chain_write(chain, OUT, room.packed + u64(begin), u64(end - begin))
-    known.written = OUT + end - begin
+    known.share.written = OUT + end - begin
     return True

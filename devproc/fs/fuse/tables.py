@@ -7,7 +7,8 @@ and what is not found goes to Python. `devproc.fs.fuse.known` fills them. The fi
 
 from __future__ import annotations
 
-from devproc.fs.fuse.structures import How
+from devproc.fs.fast.shared import PATH_ROOM, Share
+from devproc.fs.fast.structures import How
 from native import (
     Array,
     Record,
@@ -26,15 +27,12 @@ from native import (
     wrap16,
     wrap64,
 )
-from proto.ring import MAX_SEGMENTS, Iovec
 
 __all__ = [
     "ENTRIES",
     "FILTER",
-    "MESSAGE_MAX",
     "NAMES",
     "OPENS",
-    "PATH_ROOM",
     "PLACES",
     "ROOT",
     "UNKNOWN",
@@ -58,8 +56,6 @@ ENTRIES, NAMES, OPENS = 1 << 14, 1 << 15, 1 << 16  # places; each is one node's,
 FILTER = 1 << 20  # counters of paths, and as many of files
 STUCK = 0xFFFF  # a counter that came so far stays there
 PLACES = 1024  # of the counts of nodes that machine code may give to new ones
-PATH_ROOM = 208
-MESSAGE_MAX = 512  # bytes of a request that is carried out once
 ROOT = 1
 UNKNOWN = 0xFFFFFFFFFFFFFFFF
 GOLDEN = 0x9E3779B97F4A7C15
@@ -92,13 +88,7 @@ class Open(Record):
 class Known(Record):
     """What the loop knows of the session; private to the process."""
 
-    chain: u64  # address of the Chain to pop into
-    root: u64  # descriptor of the shared directory
-    uid: u32  # this process's
-    gid: u32
-    dev_major: u32  # of the file system that the directory is on; others are Python's
-    dev_minor: u32
-    stir: u64  # what a file's number is made of, beside its inode
+    share: Share
     valid: u64  # seconds and nanoseconds for which the guest may believe
     valid_ns: u64
     entries: u64  # addresses of the three tables
@@ -106,36 +96,14 @@ class Known(Record):
     opens: u64
     filters: u64  # address of the counters: of paths, then of files
     counts: u64  # address of the words of all places
-    device: u64  # the file system's number, as stat has it
     next_node: u64  # numbers that nobody has had
     next_handle: u64
-    log_at: u64  # where the next record of the journal goes (`devproc.fs.journal`), and what none may reach
-    log_end: u64
-    cursor: u64  # in the record that is being written
-    unread: u32  # records that Python has not seen
     free: u32  # how many of `places` there are
-    read_only: u32
-    shelved: u32  # not 0: there are locks, or files without names, which Python must look after
-    room: u64  # address of the Room for listings; the handle whose listing is there, and whether more of it is to come
-    listed: u64
-    unfinished: u32
-    digest: u32  # of the request that is carried out once, and the journal's key of its intent
-    intent: u64
-    pending: u32  # queue + 1 of a chain that was popped and is Python's
-    written: u32
-    served: u64
-    how: How  # to look at something,
-    above_how: How  # to come at what is in a directory,
-    list_how: How  # and to read one
-    empty: Array[u8] = plain(count=8)  # the path of what a descriptor stands for
-    attribute: Array[u8] = plain(count=32)  # its name, ended by zero
-    link: Array[u8] = plain(count=48)  # "/proc/self/fd/" and a number
-    path: Array[u8] = plain(count=512)
+    padding: u32
+    above_how: How  # to come at what is in a directory
     above: Array[u8] = plain(count=PATH_ROOM + 8)  # of the directory that a name is in
-    name: u64  # address of the name in `path`
-    message: Array[u8] = plain(count=MESSAGE_MAX)
+    name: u64  # address of the name in `share.path`
     places: Array[u32] = plain(count=PLACES)
-    iovec: Array[Iovec] = plain(count=MAX_SEGMENTS)
 
 
 @fn
@@ -155,7 +123,7 @@ def entry_at(known: Known, number: u64) -> u64:
 
 @fn
 def fuse_index(known: Known, number: u64, device: u64, inode: u64, place: u32, handles: u32, length: u32) -> None:
-    """A node is at the path that `known.path` begins with; with length 0 it has no name."""
+    """A node is at the path that `share.path` begins with; with length 0 it has no name."""
     entry = Entry(entry_at(known, number))
     entry.number = number
     entry.device = device
@@ -165,15 +133,15 @@ def fuse_index(known: Known, number: u64, device: u64, inode: u64, place: u32, h
     entry.handles = handles
     entry.length = length
     for letter in range(length):
-        entry.path[letter] = known.path[letter]
+        entry.path[letter] = known.share.path[letter]
     if length != 0:
-        hashed: u64 = path_hash(addressof(known.path[0]), length)
+        hashed: u64 = path_hash(addressof(known.share.path[0]), length)
         store64(known.names + (hashed & (NAMES - 1)) * 8, number)
 
 
 @fn
 def entry_named(known: Known, length: u32, hashed: u64) -> u64:
-    """The address of the node that is at the path in `known.path`; 0 when it is not known."""
+    """The address of the node that is at the path in `share.path`; 0 when it is not known."""
     number: u64 = load64(known.names + (hashed & (NAMES - 1)) * 8)
     if number == 0:
         return 0
@@ -181,7 +149,7 @@ def entry_named(known: Known, length: u32, hashed: u64) -> u64:
     if entry.number != number or entry.length != length:
         return 0
     for letter in range(length):
-        if entry.path[letter] != known.path[letter]:
+        if entry.path[letter] != known.share.path[letter]:
             return 0
     return entry.address
 
@@ -218,8 +186,8 @@ def known_file(known: Known, device: u64, inode: u64) -> bool:
 
 @fn
 def fuse_count_path(known: Known, length: u32, change: u32) -> None:
-    """A node is at the path in `known.path` (1), or no longer (0xFFFF)."""
-    _count(_path_counter(known, path_hash(addressof(known.path[0]), length)), change)
+    """A node is at the path in `share.path` (1), or no longer (0xFFFF)."""
+    _count(_path_counter(known, path_hash(addressof(known.share.path[0]), length)), change)
 
 
 @fn
@@ -230,14 +198,14 @@ def fuse_count_file(known: Known, device: u64, inode: u64, change: u32) -> None:
 
 @fn
 def path_of(known: Known, nodeid: u64) -> u32:
-    """Write a node's path to `known.path`. Returns its length; 512 when it is not known, or has none."""
+    """Write a node's path to `share.path`. Returns its length; 512 when it is not known, or has none."""
     if nodeid == ROOT:
         return 0
     entry = Entry(entry_at(known, nodeid))
     if entry.number != nodeid or entry.length == 0:
         return 512
     for place in range(entry.length):
-        known.path[place] = entry.path[place]
+        known.share.path[place] = entry.path[place]
     return entry.length
 
 

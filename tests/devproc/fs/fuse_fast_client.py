@@ -62,7 +62,7 @@ class FastClient(Client):
         self.lay_out(data, room, again, head)
         if self.run(self.tables.known, self.chain, 0):
             self.served += 1
-            return bytes(self.view[Chain.size() + ROOM :][: self.tables.known.written])
+            return bytes(self.view[Chain.size() + ROOM :][: self.tables.share.written])
         self.left += 1
         made, answer = request(data, room, bool(self.chain.again))
         made.head = head

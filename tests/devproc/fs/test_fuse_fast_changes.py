@@ -12,8 +12,8 @@ import pytest
 from fuse_client import ROOT, Client, message
 from fuse_fast_client import FastClient, kept, plain, state, tree
 
+from devproc.fs.fast.log import checksum
 from devproc.fs.fuse.fast import serve
-from devproc.fs.fuse.log import checksum
 from devproc.fs.fuse.messages import IN_HEADER, REQUESTS, Opcode
 from native.memory import Area
 
@@ -353,7 +353,7 @@ def test_many_files_are_more_than_machine_code_was_lent(fast, share):
 
 
 def test_a_full_journal_is_pythons_to_write_anew(fast, monkeypatch):
-    known = fast.tables.known
+    known = fast.tables.share
     known.log_end = known.log_at + 4000
     left = fast.left
     node, _ = fast.create(b"f")

@@ -16,7 +16,8 @@ import pytest
 from fuse_client import ROOT, message
 from fuse_fast_client import FastClient, plain, state, tree
 
-from devproc.fs.fuse import fast, log, looking, making, once, opening, removing
+from devproc.fs.fast import log, looking, once
+from devproc.fs.fuse import fast, making, naming, opening, removing
 from devproc.fs.fuse.messages import Opcode
 from launcher.chaos.stepped import _functions, _Numbering
 from native import Unit, fn, load64, store64, syscall, u64
@@ -28,6 +29,7 @@ KILL = 62 if numbers.MACHINE != "aarch64" else 129
 # What only puts together in memory that nobody sees yet has no steps.
 STEPPED = {
     once: ("once_begin", "intend"),
+    naming: ("begin",),
     making: ("create", "make_directory", "_in_directory", "_begin_node", "_make", "_begin_file", "learn", "hold"),
     removing: ("remove", "_take_name", "forget"),
     opening: ("open_file", "open_directory", "_opened", "release"),
@@ -49,7 +51,7 @@ def step(number: u64) -> None:
 def stepped():
     """`serve` with steps."""
     ours = {"step": step}
-    for module in (looking, log, once, making, removing, opening, fast):
+    for module in (looking, log, once, naming, making, removing, opening, fast):
         scope = {**vars(module), **ours, "__name__": f"killed.{module.__name__}"}
         functions = _functions(module)
         for node in functions:

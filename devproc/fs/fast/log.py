@@ -6,7 +6,7 @@ is there; so a kill leaves a whole record or none. Python reads what was written
 
 from __future__ import annotations
 
-from devproc.fs.fuse.tables import Known
+from devproc.fs.fast.shared import Share
 from native import (
     bswap64,
     copy,
@@ -66,62 +66,62 @@ def checksum(address: u64, size: u64) -> u32:
 
 
 @fn
-def log_fits(known: Known) -> bool:
+def log_fits(share: Share) -> bool:
     """May machine code write two records more? Otherwise Python must come first."""
-    return known.log_at + 2 * RECORD_MAX < known.log_end and known.unread < UNREAD_MAX
+    return share.log_at + 2 * RECORD_MAX < share.log_end and share.unread < UNREAD_MAX
 
 
 @fn
-def record_begin(known: Known, changes: u32) -> None:
+def record_begin(share: Share, changes: u32) -> None:
     """A record of so many changes, each an array of key and value."""
-    known.cursor = known.log_at + 8
-    put_array(known, changes)
+    share.cursor = share.log_at + 8
+    put_array(share, changes)
 
 
 @fn
-def record_end(known: Known) -> None:
+def record_end(share: Share) -> None:
     """The record counts."""
-    begin: u64 = known.log_at + 8
-    size: u64 = known.cursor - begin
-    store32_unaligned(known.cursor, 0)
+    begin: u64 = share.log_at + 8
+    size: u64 = share.cursor - begin
+    store32_unaligned(share.cursor, 0)
     store32_unaligned(begin - 4, checksum(begin, size))
     fence()
     store32_unaligned(begin - 8, u32(size))
-    known.log_at = known.cursor
-    known.unread = known.unread + 1
+    share.log_at = share.cursor
+    share.unread = share.unread + 1
 
 
 @fn
-def put_array(known: Known, count: u32) -> None:
-    store8(known.cursor, u8(ARRAY + count))
-    known.cursor = known.cursor + 1
+def put_array(share: Share, count: u32) -> None:
+    store8(share.cursor, u8(ARRAY + count))
+    share.cursor = share.cursor + 1
 
 
 @fn
-def put_number(known: Known, value: u64) -> None:
-    store8(known.cursor, UINT64)
-    store64_unaligned(known.cursor + 1, bswap64(value))
-    known.cursor = known.cursor + 9
+def put_number(share: Share, value: u64) -> None:
+    store8(share.cursor, UINT64)
+    store64_unaligned(share.cursor + 1, bswap64(value))
+    share.cursor = share.cursor + 9
 
 
 @fn
-def put_signed(known: Known, value: u64) -> None:
+def put_signed(share: Share, value: u64) -> None:
     """A number below 0, as its two's complement."""
-    store8(known.cursor, INT64)
-    store64_unaligned(known.cursor + 1, bswap64(value))
-    known.cursor = known.cursor + 9
+    store8(share.cursor, INT64)
+    store64_unaligned(share.cursor + 1, bswap64(value))
+    share.cursor = share.cursor + 9
 
 
 @fn
-def put_bytes(known: Known, address: u64, size: u32) -> None:
+def put_bytes(share: Share, address: u64, size: u32) -> None:
     """At most 255."""
-    store8(known.cursor, BIN8)
-    store8(known.cursor + 1, u8(size))
-    copy(known.cursor + 2, address, u64(size))
-    known.cursor = known.cursor + 2 + u64(size)
+    store8(share.cursor, BIN8)
+    store8(share.cursor + 1, u8(size))
+    copy(share.cursor + 2, address, u64(size))
+    share.cursor = share.cursor + 2 + u64(size)
 
 
 @fn
-def put_nothing(known: Known) -> None:
-    store8(known.cursor, NIL)
-    known.cursor = known.cursor + 1
+def put_nothing(share: Share) -> None:
+    store8(share.cursor, NIL)
+    share.cursor = share.cursor + 1
