@@ -14,6 +14,7 @@ from devproc.blk.fast import block_loop
 from devproc.fs.fuse.fast import fuse_loop, fuse_pop
 from devproc.fs.fuse.listing import fuse_list
 from devproc.fs.fuse.tables import fuse_count_file, fuse_count_path, fuse_index
+from devproc.fs.ninep.fast import ninep_loop, ninep_pop
 from devproc.loop import account, call, flush_and_call, pop_now, put_now, wait_for_work
 from devproc.net.fast import net_fits, net_loop, net_queue, net_send
 from devproc.relay.carry import (
@@ -72,6 +73,8 @@ EXPORTS: list[Any] = [
     net_loop,
     net_queue,
     net_send,
+    ninep_loop,
+    ninep_pop,
     pop_now,
     put_now,
     ring_flush,

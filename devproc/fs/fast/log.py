@@ -28,6 +28,7 @@ __all__ = [
     "log_fits",
     "put_array",
     "put_bytes",
+    "put_false",
     "put_nothing",
     "put_number",
     "put_signed",
@@ -37,7 +38,7 @@ __all__ = [
 
 RECORD_MAX = 2048  # bytes of any record that is written here, with room to spare
 UNREAD_MAX = 512  # records: Python reads them all at once, in a millisecond or so
-NIL, BIN8, UINT64, INT64, ARRAY = 0xC0, 0xC4, 0xCF, 0xD3, 0x90  # msgpack
+NIL, FALSE, BIN8, UINT64, INT64, ARRAY = 0xC0, 0xC2, 0xC4, 0xCF, 0xD3, 0x90  # msgpack
 
 
 def _step(number: int, times: int) -> int:
@@ -124,4 +125,10 @@ def put_bytes(share: Share, address: u64, size: u32) -> None:
 @fn
 def put_nothing(share: Share) -> None:
     store8(share.cursor, NIL)
+    share.cursor = share.cursor + 1
+
+
+@fn
+def put_false(share: Share) -> None:
+    store8(share.cursor, FALSE)
     share.cursor = share.cursor + 1

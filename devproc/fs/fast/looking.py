@@ -24,10 +24,12 @@ __all__ = [
     "open_known",
     "plain_attributes",
     "reopen",
+    "reopen_directory",
 ]
 
 AT_EMPTY_PATH, AT_FDCWD, BASIC_STATS = 0x1000, -100, 0x7FF
 REOPEN = os.O_CLOEXEC | os.O_NONBLOCK
+REOPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 S_IFMT, S_IFDIR, S_IFREG, S_IFLNK = 0o170000, 0o040000, 0o100000, 0o120000
 NOBODY = 65534
 SPACE, DOT, SLASH = 32, 46, 47
@@ -191,3 +193,9 @@ def reopen(share: Share, fd: u64, flags: u32, seen: Statx, attr: Attr) -> i64:
     if (attr.mode & S_IFMT) != S_IFREG or (u32(seen.mode) & S_IFMT) != S_IFREG:
         return -1
     return syscall(sys.OPENAT, AT_FDCWD, link_to(share, fd), u64(flags) | REOPEN, 0, 0, 0)
+
+
+@fn
+def reopen_directory(share: Share, fd: u64) -> i64:
+    """Open what was found, if it is a directory, for reading; an errno below 0."""
+    return syscall(sys.OPENAT, AT_FDCWD, link_to(share, fd), REOPEN_DIRECTORY, 0, 0, 0)

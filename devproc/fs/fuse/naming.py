@@ -1,4 +1,4 @@
-"""How a FUSE request that is carried out once begins, the name that it is about, and how nodes and handles are written to the journal."""
+"""What FUSE requests that are carried out once have in common: the name they are about, and what they write down."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ The fids of the session are kept in memory that the supervisor holds, so that a 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from devproc.device import Queue, VirtioDevice
@@ -14,6 +15,7 @@ from devproc.fs import nameless
 from devproc.fs.intents import settled
 from devproc.fs.journal import kept_journal
 from devproc.fs.ninep import attributes, connection, directories, files, locks, names, walk, xattrs
+from devproc.fs.ninep.known import NativeFids
 from devproc.fs.ninep.session import Session, collect
 from devproc.fs.share import TAG_MAX, check_tag, open_tree
 from devproc.fs.shelf import Shelf
@@ -26,6 +28,7 @@ from proto.virtio import DeviceId
 __all__ = ["NinePDevice"]
 
 MOUNT_TAG = 1 << 0
+SERVICE_NS = 1_000_000  # a busy device looks at its messages this often
 JOURNAL = "fids"  # the descriptor's name with the supervisor
 ANSWERS = collect(attributes, connection, directories, files, locks, names, walk, xattrs)
 
@@ -70,14 +73,26 @@ class NinePDevice(VirtioDevice):
         self._tree.close()
 
     def reset(self) -> None:
-        self._session.clear()
+        with self._session.in_python():
+            self._session.clear()
 
     def remembered(self) -> dict[str, dict[int, Any]]:
+        self._session.fids.catch_up()
         return {JOURNAL: settled(self._session.journal)}
 
     def _ring(self) -> None:
         self._alarm.heard()
-        self._session.waiting.look()
+        with self._session.in_python():
+            self._session.waiting.look()
+
+    def native_loop(self, engine: Any, queues: Any) -> Callable[[], int] | None:
+        try:
+            loop, fids = queues.loop, NativeFids(queues.chain.address, self._tree)
+        except OSError:  # a tree in memory: Python's alone
+            return None
+        self._session.use(fids)
+        self.native_pop = lambda ring, chain: engine.ninep_pop(loop, fids.known, ring)
+        return lambda: engine.ninep_loop(loop, fids.known, SERVICE_NS)
 
     def handle(self, request: Request) -> None:
         self._session.handle(request)

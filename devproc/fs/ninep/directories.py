@@ -31,6 +31,7 @@ def readdir(session: Session, number: int, offset: int, count: int) -> Sequence[
         here = session.tree.stat(fid.path)
         dots = [Entry(name, here.device, here.inode, DT_DIR) for name in (b".", b"..")]
         fid.listing = dots + session.tree.entries(fid.path)
+        session.fids.listed(fid)
     room = min(count, session.room - READ_AT)
     parts: list[bytes] = []
     for place in range(offset, len(fid.listing)):

@@ -8,8 +8,9 @@ a lock.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,7 @@ from devproc.fs.journal import Journal
 from devproc.fs.locks import Locks
 from devproc.fs.nameless import Nameless
 from devproc.fs.ninep.fids import Fid, Fids
+from devproc.fs.ninep.known import NativeFids
 from devproc.fs.ninep.messages import HEADER, REQUESTS, Qid, Type, decode, encode, encode_error
 from devproc.fs.shelf import Shelf
 from devproc.fs.tree import Attributes, OpenFile, Tree, fail, number_of, open_again
@@ -80,8 +82,29 @@ class Session:
         self.tag = 0
         self.size = 0  # bytes of the request itself
 
+    def use(self, native: NativeFids) -> None:
+        """Machine code serves the session, too, from now on."""
+        self.fids.use(native)
+        self._lend()
+
+    @contextlib.contextmanager
+    def in_python(self) -> Iterator[None]:
+        """Where machine code serves the session, too: whatever is done here is done with this."""
+        self.fids.catch_up()
+        try:
+            yield
+        finally:
+            self._lend()
+
+    def _lend(self) -> None:
+        self.fids.lend(self.msize, bool(self.nameless) or bool(self.locks))
+
     def handle(self, request: Request) -> None:
         """Answer one request. A message without a whole header, or without room for Rlerror, gets nothing."""
+        with self.in_python():
+            self._handle(request)
+
+    def _handle(self, request: Request) -> None:
         header = request.read(HEADER.size)
         if len(header) < HEADER.size or request.writable < LEAST_RESPONSE:
             return
@@ -195,6 +218,7 @@ class Session:
 
     def close(self) -> None:
         """The end of this process, not of the session."""
+        self.fids.catch_up()
         self.fids.close_files()
         self.nameless.close()
         self.locks.close()
@@ -211,9 +235,11 @@ class Session:
             fail(errno.EBADF)
         if fid.file is None:
             if fid.gone or (fid.identity or NOTHING) in self.nameless:
-                fid.file = self.nameless.open(fid.identity or NOTHING, fid.flags)
+                file = self.nameless.open(fid.identity or NOTHING, fid.flags)
             else:
-                fid.file = open_again(self.tree, fid.path, fid.flags, fid.identity)
+                file = open_again(self.tree, fid.path, fid.flags, fid.identity)
+            self.fids.opened(fid, file)
+            return file
         return fid.file
 
     def attributes(self, fid: Fid) -> Attributes:

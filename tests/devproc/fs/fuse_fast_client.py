@@ -7,6 +7,7 @@ import struct
 from functools import cache
 
 from fuse_client import Client
+from laid_chain import LaidChain
 from ninep_client import request
 
 from devproc.engine import load_engine
@@ -16,10 +17,6 @@ from devproc.fs.fuse.messages import Opcode
 from devproc.fs.intents import INTENT_KEYS
 from devproc.fs.journal import Journal
 from native import Unit
-from native.memory import Area
-from proto.ring import Chain
-
-ROOM = 1 << 17  # bytes of a request, and as many of an answer
 
 
 @cache
@@ -28,17 +25,14 @@ def machine_code():
     return Unit("fuse-test", exports=[serve]).load().serve
 
 
-class FastClient(Client):
-    """`served` counts what machine code answered, `left` what it left to Python. `pieces`: into how many buffers a
-    request and its answer are cut."""
+class FastClient(LaidChain, Client):
+    """`served` counts what machine code answered, `left` what it left to Python."""
 
     def __init__(self, directory, read_only=False, cache=0, run=None, pieces=3):
-        self.area = Area.allocate(Chain.size() + 2 * ROOM)
-        self.view = self.area.view()
-        self.chain = Chain(self.area.address, self.area)
-        self.run, self.pieces = run or machine_code(), pieces
+        LaidChain.__init__(self, pieces)
+        self.run = run or machine_code()
         self.served, self.left = 0, 0
-        super().__init__(directory, read_only, cache)
+        Client.__init__(self, directory, read_only, cache)
 
     def make_session(self):
         session = super().make_session()
@@ -62,35 +56,17 @@ class FastClient(Client):
         self.lay_out(data, room, again, head)
         if self.run(self.tables.known, self.chain, 0):
             self.served += 1
-            return bytes(self.view[Chain.size() + ROOM :][: self.tables.share.written])
+            return self.answer(self.tables.share.written)
         self.left += 1
         made, answer = request(data, room, bool(self.chain.again))
         made.head = head
         self.session.handle(made)
         return bytes(answer[: made.written])
 
-    def lay_out(self, data, room, again, head):
-        """The chain of a request, as `ring_pop` would have it."""
-        chain = self.chain
-        chain.head, chain.error, chain.again = head, 0, int(again)
-        begin = Chain.size()
-        self.view[begin : begin + len(data)] = data
-        number = 0
-        for at, size in ((begin, len(data)), (begin + ROOM, room)):
-            step = max(1, -(-size // self.pieces))
-            for offset in range(0, size, step):
-                segment = chain.segments[number]
-                segment.host, segment.length = self.area.address + at + offset, min(step, size - offset)
-                number += 1
-            if at == begin:
-                chain.readable = number
-        chain.writable, chain.readable_bytes, chain.writable_bytes = number - chain.readable, len(data), room
-
     def close(self):
         super().close()
-        self.view.release()
         self.tables.close()
-        self.area.close()
+        self.free()
 
 
 LOOKED_AT = (Opcode.LOOKUP, Opcode.CREATE, Opcode.MKDIR, Opcode.LINK)  # answers with struct fuse_entry_out
