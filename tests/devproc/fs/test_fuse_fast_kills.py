@@ -1,31 +1,20 @@
 """The machine-code path killed before every statement that it comes to: the successor, in Python, finishes what was
 cut, once, and the guest cannot tell.
-
-`serve` is compiled once more with a countdown before each statement of what changes something; where it comes to
-nothing, the process, a child of the test's, kills itself.
 """
 
-import ast
-import ctypes
 import os
-import signal
 import struct
 from functools import cache
 
 import pytest
 from fuse_client import ROOT, message
 from fuse_fast_client import FastClient, plain, state, tree
+from killed_code import compiled, countdown, killed_in
 
 from devproc.fs.fast import log, looking, once
 from devproc.fs.fuse import fast, making, naming, opening, removing
 from devproc.fs.fuse.messages import Opcode
-from launcher.chaos.stepped import _functions, _Numbering
-from native import Unit, fn, load64, store64, syscall, u64
-from native import sys as numbers
-from native.function import define
 
-COUNTDOWN = 0x2100_0000_0000  # where the word is mapped
-KILL = 62 if numbers.MACHINE != "aarch64" else 129
 # What only puts together in memory that nobody sees yet has no steps.
 STEPPED = {
     once: ("once_begin", "intend"),
@@ -37,46 +26,17 @@ STEPPED = {
 }
 
 
-@fn
-def step(number: u64) -> None:
-    """Die here, if the countdown is over."""
-    left: u64 = load64(COUNTDOWN)
-    if left == 1:
-        syscall(KILL, syscall(numbers.GETPID, 0, 0, 0, 0, 0, 0), 9, 0, 0, 0, 0)
-    if left != 0:
-        store64(COUNTDOWN, left - 1)
-
-
 @cache
 def stepped():
     """`serve` with steps."""
-    ours = {"step": step}
-    for module in (looking, log, once, naming, making, removing, opening, fast):
-        scope = {**vars(module), **ours, "__name__": f"killed.{module.__name__}"}
-        functions = _functions(module)
-        for node in functions:
-            if node.name in STEPPED.get(module, ()):
-                node.body = _Numbering("change", node.name, []).block(node.body)
-        source = "\n\n".join(ast.unparse(ast.fix_missing_locations(node)) for node in functions) + "\n"
-        define(source, scope, f"<killed {module.__name__}>")
-        ours.update({node.name: scope[node.name] for node in functions})
-    return Unit("fuse-killed", exports=[ours["serve"]]).load().serve
+    return compiled("fuse-killed", (looking, log, once, naming, making, removing, opening, fast), STEPPED)
 
 
-@pytest.fixture(scope="module")
-def countdown():
+@pytest.fixture(scope="module", name="countdown")
+def the_countdown():
     """Sets the word: so many steps are made; 0: all."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    private, anonymous, fixed = 2, 0x20, 0x100000
-    assert libc.mmap(COUNTDOWN, 4096, 3, private | anonymous | fixed, -1, 0) == COUNTDOWN
-
-    def count(steps):
-        ctypes.c_uint64.from_address(COUNTDOWN).value = steps
-
-    yield count
-    libc.munmap(ctypes.c_void_p(COUNTDOWN), 4096)
+    with countdown() as count:
+        yield count
 
 
 def by(uid, *said, **rest):
@@ -147,15 +107,9 @@ def run(place, prepare, countdown, steps):
     room = 0 if data[4] == Opcode.FORGET else 8192
     client.session.nodes.catch_up()
     client.lay_out(data, room, False, 5)
-    countdown(steps)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if client.run(client.tables.known, client.chain, 0) else 1)
-    countdown(0)
-    end = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert end in (0, -signal.SIGKILL), "machine code should have served this"
+    dead = killed_in(lambda: client.run(client.tables.known, client.chain, 0), countdown, steps)
     client.killed()
-    return client, data, room, end != 0
+    return client, data, room, dead
 
 
 def everything(client, place, answer, opcode):
