@@ -5,6 +5,9 @@ not. So before such a request changes anything, its intent is kept in the journa
 stood for (device and inode, or nothing); and after it, its response. When the same request comes again, a response
 that is there is simply given; without one, the names tell whether the change was made. A program on the host that
 changes the same names in that moment can deceive this.
+
+The same request is the one with the same message and the same number among those that its queue was given: a message
+alone, with the numbers by which a guest knows its requests and files, may well come again in its place.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class Intents:
     def begin(self, request: Request, message: bytes) -> bytes | None:
         """A request begins. Returns the response that it had before, if it is known."""
         self._key = INTENT_KEYS - (request.queue << 16 | request.head)
-        self._digest = zlib.crc32(message)
+        self._digest = zlib.crc32(message, request.number & 0xFFFFFFFF)
         digest, before, response = self._journal.table.get(self._key, (None, None, None))
         self.again = request.again and digest == self._digest
         self.before = before if self.again else None

@@ -51,9 +51,9 @@ CRC = table(u32, [_step(number, 8 * times) for times in (1, 2, 3, 4) for number 
 
 
 @fn
-def checksum(address: u64, size: u64) -> u32:
-    """CRC-32, as zlib has it: by four bytes, and what is left by one."""
-    value: u32 = 0xFFFFFFFF
+def checksum(address: u64, size: u64, start: u32) -> u32:
+    """CRC-32, as zlib has it: by four bytes, and what is left by one. `start` is that of what comes before."""
+    value: u32 = start ^ 0xFFFFFFFF
     place: u64 = 0
     while place + 4 <= size:
         value = value ^ load32_unaligned(address + place)
@@ -85,7 +85,7 @@ def record_end(share: Share) -> None:
     begin: u64 = share.log_at + 8
     size: u64 = share.cursor - begin
     store32_unaligned(share.cursor, 0)
-    store32_unaligned(begin - 4, checksum(begin, size))
+    store32_unaligned(begin - 4, checksum(begin, size, 0))
     fence()
     store32_unaligned(begin - 8, u32(size))
     share.log_at = share.cursor

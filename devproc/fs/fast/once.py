@@ -43,7 +43,7 @@ def once_begin(share: Share, chain: Chain, queue: u32, size: u64) -> bool:
     Python's to do."""
     if chain.again != 0 or not log_fits(share):
         return False
-    share.digest = checksum(addressof(share.message[0]), size)
+    share.digest = checksum(addressof(share.message[0]), size, u32(chain.counter & 0xFFFFFFFF))
     share.intent = wrap64(FIRST_INTENT - (u64(queue) << 16 | u64(chain.head)))
     return True
 

@@ -17,21 +17,22 @@ class LaidChain:
         self.chain = Chain(self.area.address, self.area)
         self.pieces = pieces
 
-    def lay_out(self, data, room, again=False, head=0):
+    def lay_out(self, data, room, again=False, head=0, number=0):
         chain = self.chain
+        chain.counter = number
         chain.head, chain.error, chain.again = head, 0, int(again)
         begin = Chain.size()
         self.view[begin : begin + len(data)] = data
-        number = 0
+        count = 0
         for at, size in ((begin, len(data)), (begin + ROOM, room)):
             step = max(1, -(-size // self.pieces))
             for offset in range(0, size, step):
-                segment = chain.segments[number]
+                segment = chain.segments[count]
                 segment.host, segment.length = self.area.address + at + offset, min(step, size - offset)
-                number += 1
+                count += 1
             if at == begin:
-                chain.readable = number
-        chain.writable, chain.readable_bytes, chain.writable_bytes = number - chain.readable, len(data), room
+                chain.readable = count
+        chain.writable, chain.readable_bytes, chain.writable_bytes = count - chain.readable, len(data), room
 
     def answer(self, size):
         """What was written for the driver."""

@@ -50,14 +50,14 @@ class FastClient(LaidChain, Client):
         self.native.close()
         self.session = self.make_session()
 
-    def raw(self, data, room=8192, again=False, head=0):
-        self.lay_out(data, room, again, head)
+    def raw(self, data, room=8192, again=False, head=0, number=0):
+        self.lay_out(data, room, again, head, number)
         if self.run(self.native.known, self.chain, 0):
             self.served += 1
             return self.answer(self.native.share.written)
         self.left += 1
         made, answer = request(data, room, bool(self.chain.again))
-        made.head = head
+        made.head, made.number = head, number
         self.session.handle(made)
         return bytes(answer[: made.written])
 

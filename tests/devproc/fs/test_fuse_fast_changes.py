@@ -375,7 +375,8 @@ def test_the_checksum_is_zlibs(size):
     data = random.Random(size).randbytes(size)
     with Area.allocate(64) as area:
         area.view()[:size] = data
-        assert checksum(area.address, size) == zlib.crc32(data)
+        for start in (0, 1, 0xFFFFFFFF):
+            assert checksum(area.address, size, start) == zlib.crc32(data, start)
 
 
 def hostile(choose):

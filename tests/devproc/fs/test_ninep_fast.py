@@ -361,6 +361,19 @@ def test_a_request_that_comes_again_has_the_answer_it_had(fast, share):
         assert fast.raw(raw, head=3, again=True) == answer
 
 
+def test_an_equal_request_in_the_same_place_is_another(fast, share):
+    """A client takes tags and fids, and its driver places in the ring, again and again for the same."""
+    (share / "f").write_bytes(b"x")
+    clone, walk, lopen = (
+        message(*asked) for asked in ((Type.WALK, 7, 0, 1, []), (Type.WALK, 7, 1, 1, [b"f"]), (Type.LOPEN, 7, 1, 2))
+    )
+    for number, data in enumerate((clone, walk, lopen, message(Type.CLUNK, 7, 1))):
+        assert fast.raw(data, head=number, number=number)[4] == data[4] + 1
+    for number, data in enumerate((clone, walk, lopen)):  # each was popped when the process died, and no more
+        assert fast.raw(data, head=number, number=number + 4, again=True)[4] == data[4] + 1
+    assert fast.read(1) == b"x"
+
+
 def test_many_records_are_read_by_python_now_and_then(fast, share):
     left = fast.left
     for number in range(1, 2001):
