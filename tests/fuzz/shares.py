@@ -21,6 +21,7 @@ from devproc.fs.v86fs import messages as v86fs
 from devproc.fs.v86fs.device import V86fsDevice
 from devproc.request import Buffer, Request
 from tests.fuzz.harness import Source, Target, block, workshop
+from tests.fuzz.native_shares import MEMORY, NativeShare, native_share
 
 MESSAGES = 24  # of a conversation
 ROOM = 4096
@@ -60,24 +61,29 @@ def _empty(directory: Path) -> None:
             os.unlink(entry.path)
 
 
-def _ask(device: VirtioDevice, data: bytes, room: int, again: bool) -> None:
-    """One message in two buffers each way; nothing is written but to the second two."""
+def _ask(device: VirtioDevice, data: bytes, room: int, again: bool, native: NativeShare | None) -> None:
+    """One message in two buffers each way; nothing is written but to the second two. With `native`, machine code is
+    asked first."""
     half = len(data) // 2
-    memory = bytearray(GUARD + data[:half] + GUARD + data[half:] + GUARD + bytes(room) + GUARD)
-    start = len(GUARD)
-    view = memoryview(memory)
+    before = GUARD + data[:half] + GUARD + data[half:] + GUARD
+    start, into = len(GUARD), len(before)
+    end = into + room + len(GUARD)
+    if end > MEMORY:
+        return
+    memory = native.memory[:end] if native is not None else memoryview(bytearray(end))
+    memory[:] = before + bytes(room) + GUARD
     pieces = [Buffer(0, start, half), Buffer(0, start + half + len(GUARD), len(data) - half)]
-    into = 3 * len(GUARD) + len(data)
     answer = [Buffer(0, into, room // 2), Buffer(0, into + room // 2, room - room // 2)]
-    made = Request(
-        *(0, 1, [b for b in pieces if b.length], [b for b in answer if b.length]),
-        lambda _, at, size: view[at : at + size],
-        again=again,
-    )
-    device.handle(made)
-    assert made.written <= room
-    expected = GUARD + data[:half] + GUARD + data[half:] + GUARD
-    assert memory[:into] == expected and memory[into + room :] == GUARD, "a write outside the given buffers"
+    readable, writable = ([buffer for buffer in part if buffer.length] for part in (pieces, answer))
+    written = None
+    if native is not None:
+        written = native.answer(*([(buffer.offset, buffer.length) for buffer in part] for part in (readable, writable)))
+    if written is None:
+        made = Request(0, 1, readable, writable, lambda _, at, size: memory[at : at + size], again=again)
+        device.handle(made)
+        written = made.written
+    assert written <= room
+    assert memory[:into] == before and memory[into + room :] == GUARD, "a write outside the given buffers"
 
 
 def _converse(cls: type[VirtioDevice], data: bytes) -> None:
@@ -87,7 +93,9 @@ def _converse(cls: type[VirtioDevice], data: bytes) -> None:
         if not source.left:
             break
         flags = source.number(1)
-        _ask(device, source.block(), ROOM if flags & 3 else flags, bool(flags & 128))
+        again = bool(flags & 128)
+        native = native_share(device) if flags & 64 and not again else None
+        _ask(device, source.block(), ROOM if flags & 3 else flags, again, native)
     device.reset()
     home = workshop() / cls.__name__
     assert sorted(os.listdir(home)) == ["secret", "share"] and (home / "secret").read_bytes() == SECRET, "an escape"
@@ -114,12 +122,13 @@ def _ninep_message(kind: int, *given: object, data: bytes = b"") -> bytes:
     return struct.pack("<IBH", 7 + len(body) + len(data), kind, 1) + body + data
 
 
-def _talk(*messages: bytes) -> bytes:
-    return b"".join(b"\1" + block(message) for message in messages)
+def _talk(*messages: bytes, native: bool = False) -> bytes:
+    """A conversation; `native`: as far as it goes, with machine code."""
+    return b"".join((b"\x41" if native else b"\1") + block(message) for message in messages)
 
 
 def _ninep_seeds() -> list[bytes]:
-    _device(NinePDevice)  # before anybody counts descriptors
+    native_share(_device(NinePDevice))  # before anybody counts descriptors
     begin = (_ninep_message(Type.VERSION, 8192, b"9P2000.L"), _ninep_message(Type.ATTACH, 0, 0xFFFFFFFF, b"", b"", 0))
     walk = _ninep_message(Type.WALK, 0, 1, [b"d", b"f"])
     talks = [_talk(*begin, walk, _ninep_message(kind, 1)) for kind in NINEP_REQUESTS if kind not in (100, 104)]
@@ -140,7 +149,7 @@ def _ninep_seeds() -> list[bytes]:
         _ninep_message(Type.UNLINKAT, 0, b"newer", 0),
         _ninep_message(Type.CLUNK, 1),
     )
-    return [*talks, _talk(*work)]
+    return [*talks, _talk(*work), _talk(*work, native=True)]
 
 
 def _ninep(data: bytes) -> None:
@@ -161,7 +170,7 @@ def _fuse_message(
 
 
 def _fuse_seeds() -> list[bytes]:
-    _device(VirtioFsDevice)
+    native_share(_device(VirtioFsDevice))
     begin = _fuse_message(Opcode.INIT, 0, 7, 41, 65536, 0xFFFFFFFF)
     look = _fuse_message(Opcode.LOOKUP)
     talks = [_talk(begin, look, _fuse_message(opcode, 1), _fuse_message(opcode, 2)) for opcode in FUSE_REQUESTS]
@@ -180,7 +189,7 @@ def _fuse_seeds() -> list[bytes]:
         _fuse_message(Opcode.RELEASE, 3, 1),
         _fuse_message(Opcode.BATCH_FORGET, 0, 1, data=struct.pack("<QQ", 3, 1)),
     )
-    return [*talks, _talk(*work)]
+    return [*talks, _talk(*work), _talk(*work, native=True)]
 
 
 def _fuse(data: bytes) -> None:
