@@ -13,8 +13,6 @@ __all__ = ["LAST", "serving", "transfer"]
 
 BATCH = 64  # requests taken from one queue before the next is looked at
 LAST = 0x7FFFFFFFFFFFFFFF  # byte of a file
-
-
 Serve = Callable[[Share, Chain, int], bool]
 
 

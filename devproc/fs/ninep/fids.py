@@ -76,7 +76,7 @@ class Fids:
         self._journal.share(native.share)
         for fid in self._fids.values():
             native.made(fid.number)
-            self._tell(fid)
+            native.tell(fid)
 
     def catch_up(self) -> None:
         """Learn what machine code has changed; it knows of that itself, and what it clunked is closed."""
@@ -133,9 +133,8 @@ class Fids:
         self._tell(fid)
 
     def listed(self, fid: Fid) -> None:
-        """The directory was read here."""
-        if self._native is not None:
-            self._native.listed_here(fid.number)
+        """The fid has a listing of its directory in this process."""
+        self._tell(fid)
 
     def remove(self, fid: Fid) -> None:
         """The number is free again."""
@@ -167,12 +166,8 @@ class Fids:
         return fid
 
     def _tell(self, fid: Fid) -> None:
-        if self._native is None:
-            return
-        if fid.named and not fid.gone:
-            self._native.tell(fid.number, fid.path, fid.uid, fid.flags, fid.identity, fid.file)
-        else:
-            self._native.forget(fid.number)
+        if self._native is not None:
+            self._native.tell(fid)
 
     def renamed(self, old: bytes, new: bytes, again: bool = False) -> None:
         """What was at `old`, and below, is at `new` now; what was at `new` is gone, unless a predecessor has seen to

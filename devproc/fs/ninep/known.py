@@ -1,9 +1,9 @@
-"""What Python and the machine code of `devproc.fs.ninep.fast` both know of fids: kept up to date by who changes it."""
+"""Fids as Python and the machine code of `devproc.fs.ninep.fast` both know them, kept up to date by who changes them."""
 
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devproc.fs.fast.session import FastSession
 from devproc.fs.fast.shared import PATH_ROOM
@@ -12,8 +12,10 @@ from devproc.fs.tree import OpenFile, Tree
 
 __all__ = ["NativeFids"]
 
-Identity = tuple[int, int]  # device and inode
-NOTHING: Identity = (0, 0)
+if TYPE_CHECKING:
+    from devproc.fs.ninep.fids import Fid
+
+NOTHING = (0, 0)  # no file's device and inode
 _PLACE = struct.Struct("<QQQIIIIII")  # as `Place` has it, without the path
 
 
@@ -36,28 +38,20 @@ class NativeFids(FastSession):
         self._place(number).here -= 1
         self.forget(number)
 
-    def tell(
-        self, number: int, path: bytes, uid: int, flags: int | None, identity: Identity | None, file: OpenFile | None
-    ) -> None:
-        """What a fid stands for; if it is open, how, and its file if that is open here."""
-        if len(path) > PATH_ROOM:
-            self.forget(number)
+    def tell(self, fid: Fid) -> None:
+        """What a fid has become."""
+        if not fid.named or fid.gone or len(fid.path) > PATH_ROOM:
+            self.forget(fid.number)
             return
-        place, at = self._place(number), (number & (PLACES - 1)) * Place.size()
-        if place.key != number + 1:
-            place.listed = 0
-        device, inode = identity or NOTHING
-        fd = ABSENT if file is None else file.descriptor()
-        how = CLOSED if flags is None else flags
-        head = _PLACE.pack(number + 1, device, inode, place.here, how, fd, uid, place.listed, len(path))
-        self._places[at : at + len(head) + len(path)] = head + path
-
-    def listed_here(self, number: int) -> None:
-        """Python has begun to list it, and goes on with that."""
-        self.listed(number + 1)
-        place = self._place(number)
-        if place.key == number + 1:
-            place.listed = 1
+        listed = fid.listing is not None
+        if listed:
+            self.listed(fid.number + 1)
+        place, at = self._place(fid.number), (fid.number & (PLACES - 1)) * Place.size()
+        device, inode = fid.identity or NOTHING
+        flags = CLOSED if fid.flags is None else fid.flags
+        fd = ABSENT if fid.file is None else fid.file.descriptor()
+        head = _PLACE.pack(fid.number + 1, device, inode, place.here, flags, fd, fid.uid, listed, len(fid.path))
+        self._places[at : at + len(head) + len(fid.path)] = head + fid.path
 
     def forget(self, number: int) -> None:
         """The fid is Python's alone."""
