@@ -1,4 +1,4 @@
-"""Fids as Python and the machine code of `devproc.fs.ninep.fast` both know them, kept up to date by who changes them."""
+"""Fids as Python and the machine code of `devproc.fs.ninep.fast` both know them: kept up to date by who changes one."""
 
 from __future__ import annotations
 
