@@ -170,7 +170,7 @@ def _fuse_message(
 
 
 def _fuse_seeds() -> list[bytes]:
-    native_share(_device(VirtioFsDevice))
+    _device(VirtioFsDevice)
     begin = _fuse_message(Opcode.INIT, 0, 7, 41, 65536, 0xFFFFFFFF)
     look = _fuse_message(Opcode.LOOKUP)
     talks = [_talk(begin, look, _fuse_message(opcode, 1), _fuse_message(opcode, 2)) for opcode in FUSE_REQUESTS]
@@ -189,7 +189,7 @@ def _fuse_seeds() -> list[bytes]:
         _fuse_message(Opcode.RELEASE, 3, 1),
         _fuse_message(Opcode.BATCH_FORGET, 0, 1, data=struct.pack("<QQ", 3, 1)),
     )
-    return [*talks, _talk(*work), _talk(*work, native=True)]
+    return [*talks, _talk(*work)]
 
 
 def _fuse(data: bytes) -> None:
