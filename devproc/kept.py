@@ -15,7 +15,7 @@ from native.memory import Area
 
 __all__ = ["KEPT_SIZE", "Kept"]
 
-KEPT_SIZE = 16384
+KEPT_SIZE = 65536
 _HEAD = struct.Struct("<IIQ")  # length, CRC-32 of sequence and bytes, sequence
 _SLOT = KEPT_SIZE // 2
 
