@@ -270,6 +270,8 @@ def _equal(one: list[str] | None, other: list[str] | None) -> bool:
 
 
 def fsstress(options: argparse.Namespace, place: Path) -> bool:
+    if not os.access(options.program, os.X_OK):
+        sys.exit(f"{options.program} is no program that can be run")
     tools = options.program.resolve().parent
     script = STRESS.format(program=options.program.name, operations=options.operations, processes=options.processes)
     wrong = count = 0
@@ -283,6 +285,8 @@ def fsstress(options: argparse.Namespace, place: Path) -> bool:
             guest.until("listed")
             killer.at_work.clear()
             trees = {tag: told(place / "out" / tag, times=False) for tag in ("a", "b", "mem")}
+            if len(trees["mem"]) < 2:
+                sys.exit("it has made no files, so there is nothing to compare")
             for tag, protocol in PROTOCOLS.items():
                 wrong += differences(f"host and {protocol}", of_the_host(place / tag / "s"), plain(trees[tag]))
                 wrong += differences(f"tmpfs and {protocol}", trees["mem"], trees[tag])
