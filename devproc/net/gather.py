@@ -14,16 +14,14 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from devproc.net.offload import HEADER
+from devproc.net.offload import ETHERNET, HEADER, Protocol
 from proto.virtio import NetGso, NetHeaderFlag
 
 __all__ = ["gather"]
 
 PLAIN = bytes(HEADER)  # struct virtio_net_hdr of a frame that asks for nothing
 IPV4, IPV6 = b"\x08\x00\x45", b"\x86\xdd\x60"  # EtherType and the first byte behind it: no options; class below 16
-PACKET = 14
 PACKET_MAX = 65535
-TCP = 6
 TCP_LEAST = 20
 FRAGMENTED = 0x3FFF  # more fragments, or not the first
 ACK, PSH = 0x10, 0x08
@@ -35,11 +33,13 @@ class _Segment:
     """A TCP segment: where things are in its frame, and what it has in common with its like."""
 
     frame: bytes
-    tcp: int  # where its header begins
+    kind: NetGso
+    addresses: int  # where the IP addresses begin,
+    tcp: int  # the TCP header
     data: int  # and its payload
     alike: bytes
     sequence: int
-    identification: int  # IPv4's; IPv6 has none, and 0 stands for that
+    identification: int  # IPv4's
     pushed: bool
 
     @property
@@ -79,8 +79,8 @@ class _Train:
             and segment.sequence == (first.sequence + count * first.size) & 0xFFFFFFFF
             and segment.size <= first.size == last.size
             and not last.pushed
-            and len(segment.frame) + count * first.size <= PACKET + PACKET_MAX
-            and (first.tcp != PACKET + 20 or segment.identification == (first.identification + count) & 0xFFFF)
+            and len(segment.frame) + count * first.size <= ETHERNET + PACKET_MAX
+            and (first.kind == NetGso.TCPV6 or segment.identification == (first.identification + count) & 0xFFFF)
         )
 
     def leave(self) -> Iterator[tuple[bytes, bytes]]:
@@ -94,28 +94,27 @@ class _Train:
 
 def _parse(frame: bytes) -> _Segment | None:
     """Take a frame apart, if it may be part of a train."""
-    kind = frame[12:15]
-    if kind == IPV4 and len(frame) >= PACKET + 20 + TCP_LEAST:
-        tcp, end = PACKET + 20, PACKET + int.from_bytes(frame[16:18])
-        fragment, protocol, addresses = int.from_bytes(frame[20:22]), frame[23], 26
+    if frame[12:15] == IPV4 and len(frame) >= ETHERNET + 20 + TCP_LEAST:
+        kind, addresses, tcp = NetGso.TCPV4, 26, ETHERNET + 20
+        end, protocol, fragment = ETHERNET + int.from_bytes(frame[16:18]), frame[23], int.from_bytes(frame[20:22])
         alike = frame[:16] + frame[20:24]
-        if fragment & FRAGMENTED or int.from_bytes(frame[PACKET:tcp]) % 0xFFFF:
+        if fragment & FRAGMENTED or int.from_bytes(frame[ETHERNET:tcp]) % 0xFFFF:
             return None
-    elif kind == IPV6 and len(frame) >= PACKET + 40 + TCP_LEAST:
-        tcp, end = PACKET + 40, PACKET + 40 + int.from_bytes(frame[18:20])
-        protocol, addresses = frame[20], 22
+    elif frame[12:15] == IPV6 and len(frame) >= ETHERNET + 40 + TCP_LEAST:
+        kind, addresses, tcp = NetGso.TCPV6, 22, ETHERNET + 40
+        end, protocol = tcp + int.from_bytes(frame[18:20]), frame[20]
         alike = frame[:18] + frame[20:22]
     else:
         return None
     data = tcp + (frame[tcp + 12] >> 4) * 4
-    if protocol != TCP or frame[tcp + 13] & ~PSH != ACK or not tcp + TCP_LEAST <= data < end == len(frame):
+    if protocol != Protocol.TCP or frame[tcp + 13] & ~PSH != ACK or not tcp + TCP_LEAST <= data < end == len(frame):
         return None
-    if (_sum(frame[addresses:]) + TCP + end - tcp) % 0xFFFF:
+    if (_sum(frame[addresses:]) + Protocol.TCP + end - tcp) % 0xFFFF:
         return None
     sequence, identification = int.from_bytes(frame[tcp + 4 : tcp + 8]), int.from_bytes(frame[18:20])
     alike += frame[addresses : tcp + 4] + frame[tcp + 8 : tcp + 13] + frame[tcp + 14 : tcp + 16]
     alike += frame[tcp + 18 : data]
-    return _Segment(frame, tcp, data, alike, sequence, identification, bool(frame[tcp + 13] & PSH))
+    return _Segment(frame, kind, addresses, tcp, data, alike, sequence, identification, bool(frame[tcp + 13] & PSH))
 
 
 def _sum(data: bytes | bytearray) -> int:
@@ -130,14 +129,12 @@ def _together(segments: list[_Segment]) -> tuple[bytes, bytes]:
     head = bytearray(first.frame[:data])
     payload = b"".join([each.frame[each.data :] for each in segments])
     length = data - tcp + len(payload)
-    addresses = 26 if tcp == PACKET + 20 else 22
-    if tcp == PACKET + 20:
+    if first.kind == NetGso.TCPV4:
         head[16:18] = (20 + length).to_bytes(2)
         head[24:26] = bytes(2)
-        head[24:26] = (-int.from_bytes(head[PACKET:tcp]) % 0xFFFF).to_bytes(2)
+        head[24:26] = (-int.from_bytes(head[ETHERNET:tcp]) % 0xFFFF).to_bytes(2)
     else:
         head[18:20] = length.to_bytes(2)
     head[tcp + 13] = segments[-1].frame[tcp + 13]
-    head[tcp + 16 : tcp + 18] = ((_sum(head[addresses:tcp]) + TCP + length) % 0xFFFF).to_bytes(2)
-    kind = NetGso.TCPV4 if tcp == PACKET + 20 else NetGso.TCPV6
-    return _HEADER.pack(NetHeaderFlag.NEEDS_CSUM, kind, data, first.size, tcp, 16, 0), bytes(head) + payload
+    head[tcp + 16 : tcp + 18] = ((_sum(head[first.addresses : tcp]) + Protocol.TCP + length) % 0xFFFF).to_bytes(2)
+    return _HEADER.pack(NetHeaderFlag.NEEDS_CSUM, first.kind, data, first.size, tcp, 16, 0), bytes(head) + payload

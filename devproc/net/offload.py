@@ -41,6 +41,7 @@ __all__ = [
     "TSO4",
     "TSO6",
     "NetHeader",
+    "Protocol",
     "checksum_right",
     "finish_checksum",
     "flow_hash",
