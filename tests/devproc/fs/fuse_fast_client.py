@@ -7,8 +7,7 @@ import struct
 from functools import cache
 
 from fuse_client import Client
-from laid_chain import LaidChain
-from ninep_client import request
+from laid_chain import Fast
 
 from devproc.engine import load_engine
 from devproc.fs.fuse.fast import serve
@@ -25,48 +24,26 @@ def machine_code():
     return Unit("fuse-test", exports=[serve]).load().serve
 
 
-class FastClient(LaidChain, Client):
-    """`served` counts what machine code answered, `left` what it left to Python."""
+class FastClient(Fast, Client):
+    """One session's."""
 
     def __init__(self, directory, read_only=False, cache=0, run=None, pieces=3):
-        LaidChain.__init__(self, pieces)
-        self.run = run or machine_code()
-        self.served, self.left = 0, 0
+        Fast.__init__(self, run or machine_code(), pieces)
         Client.__init__(self, directory, read_only, cache)
+
+    @property
+    def table(self):
+        return self.session.nodes
 
     def make_session(self):
         session = super().make_session()
-        self.tables = NativeTables(load_engine(), self.chain.address, self.tree, self.cache)
-        session.nodes.use(self.tables)
+        self.native = NativeTables(load_engine(), self.chain.address, self.tree, self.cache)
+        session.nodes.use(self.native)
         return session
-
-    def successor(self):
-        self.session.close()
-        self.tables.close()
-        self.session = self.make_session()
-
-    def killed(self):
-        """A child of this process was killed in its place: what it has changed meanwhile is no news for us."""
-        for part in (self.session.nodes, self.session.nameless, self.session.locks):
-            part.close_files() if part is self.session.nodes else part.close()
-        self.tables.close()
-        self.session = self.make_session()
-
-    def raw(self, data, room=8192, again=False, head=0):
-        self.lay_out(data, room, again, head)
-        if self.run(self.tables.known, self.chain, 0):
-            self.served += 1
-            return self.answer(self.tables.share.written)
-        self.left += 1
-        made, answer = request(data, room, bool(self.chain.again))
-        made.head = head
-        self.session.handle(made)
-        return bytes(answer[: made.written])
 
     def close(self):
         super().close()
-        self.tables.close()
-        self.free()
+        self.close_fast()
 
 
 LOOKED_AT = (Opcode.LOOKUP, Opcode.CREATE, Opcode.MKDIR, Opcode.LINK)  # answers with struct fuse_entry_out

@@ -6,8 +6,8 @@ import os
 import struct
 from functools import cache
 
-from laid_chain import LaidChain
-from ninep_client import Client, request
+from laid_chain import Fast
+from ninep_client import Client
 
 from devproc.fs.intents import INTENT_KEYS
 from devproc.fs.journal import Journal
@@ -23,14 +23,16 @@ def machine_code():
     return Unit("ninep-test", exports=[serve]).load().serve
 
 
-class FastClient(LaidChain, Client):
-    """`served` counts what machine code answered, `left` what it left to Python."""
+class FastClient(Fast, Client):
+    """One session's."""
 
     def __init__(self, directory, read_only=False, attach=True, run=None, pieces=3):
-        LaidChain.__init__(self, pieces)
-        self.run = run or machine_code()
-        self.served, self.left = 0, 0
+        Fast.__init__(self, run or machine_code(), pieces)
         Client.__init__(self, directory, read_only, attach)
+
+    @property
+    def table(self):
+        return self.session.fids
 
     def make_session(self):
         session = super().make_session()
@@ -38,33 +40,9 @@ class FastClient(LaidChain, Client):
         session.use(self.native)
         return session
 
-    def successor(self):
-        self.session.close()
-        self.native.close()
-        self.session = self.make_session()
-
-    def killed(self):
-        """A child of this process was killed in its place: what it has changed meanwhile is no news for us."""
-        for part in (self.session.fids, self.session.nameless, self.session.locks):
-            part.close_files() if part is self.session.fids else part.close()
-        self.native.close()
-        self.session = self.make_session()
-
-    def raw(self, data, room=8192, again=False, head=0, number=0):
-        self.lay_out(data, room, again, head, number)
-        if self.run(self.native.known, self.chain, 0):
-            self.served += 1
-            return self.answer(self.native.share.written)
-        self.left += 1
-        made, answer = request(data, room, bool(self.chain.again))
-        made.head, made.number = head, number
-        self.session.handle(made)
-        return bytes(answer[: made.written])
-
     def close(self):
         super().close()
-        self.native.close()
-        self.free()
+        self.close_fast()
 
 
 def plain(answer, kind):

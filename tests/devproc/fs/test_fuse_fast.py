@@ -6,7 +6,7 @@ import struct
 
 import pytest
 from fuse_client import ROOT, Client, message
-from kinds_of_files import make
+from kinds_of_files import make, many
 
 from bench.fs_ring import RESPONSES, Ours, Request
 from devproc.fs.fuse.messages import IN_HEADER, Opcode
@@ -126,17 +126,8 @@ def everything(both, node, room):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 900])
 def test_directories_are_listed_the_same_and_in_order(both, share, count):
-    choose = random.Random(count)
-    names = {choose.randbytes(choose.choice([1, 2, 7, 8, 9, 60, 127])).hex().encode() for _ in range(count)}
-    names |= {name[:8] for name in names} | {b"\xff\xfe", b".hidden", b"..."}
-    (share / "d").mkdir()
-    for name in names:
-        (share / "d" / os.fsdecode(name)).touch()
-    (share / "d" / "e").mkdir()
-    (share / "d" / "l").symlink_to("x")
-    os.mkfifo(share / "d" / "p")
+    kinds = many(share / "d", count)
     node = struct.unpack_from("<Q", same(both, Opcode.LOOKUP, ROOT, names=[b"d"]), 16)[0]
-    kinds = dict.fromkeys(names, 8) | {b"e": 4, b"l": 10, b"p": 0}
     for room in (4096, 8000, 400):
         assert everything(both, node, room) == [(b".", 4), (b"..", 4), *sorted(kinds.items())]
 

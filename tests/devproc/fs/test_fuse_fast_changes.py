@@ -11,6 +11,7 @@ import zlib
 import pytest
 from fuse_client import ROOT, Client, message
 from fuse_fast_client import FastClient, kept, plain, state, tree
+from laid_chain import each_its_own
 
 from devproc.fs.fast.log import checksum
 from devproc.fs.fuse.fast import serve
@@ -34,13 +35,8 @@ def fast(share):
 @pytest.fixture
 def two(tmp_path):
     """A client by machine code and one in Python, each on a directory of its own."""
-    places = [tmp_path / name for name in ("fast", "slow")]
-    for place in places:
-        place.mkdir()
-    made = [FastClient(places[0]), Client(places[1])]
-    yield made
-    for client in made:
-        client.close()
+    with each_its_own(tmp_path, FastClient, Client) as made:
+        yield made
 
 
 def same(two, opcode, nodeid, *fields, room=8192, uid=0, **rest):
@@ -353,7 +349,7 @@ def test_many_files_are_more_than_machine_code_was_lent(fast, share):
 
 
 def test_a_full_journal_is_pythons_to_write_anew(fast, monkeypatch):
-    known = fast.tables.share
+    known = fast.native.share
     known.log_end = known.log_at + 4000
     left = fast.left
     node, _ = fast.create(b"f")

@@ -107,7 +107,7 @@ def run(place, prepare, countdown, steps):
     room = 0 if data[4] == Opcode.FORGET else 8192
     client.session.nodes.catch_up()
     client.lay_out(data, room, False, 5)
-    dead = killed_in(lambda: client.run(client.tables.known, client.chain, 0), countdown, steps)
+    dead = killed_in(lambda: client.run(client.native.known, client.chain, 0), countdown, steps)
     client.killed()
     return client, data, room, dead
 

@@ -8,7 +8,8 @@ import stat
 import struct
 
 import pytest
-from kinds_of_files import make
+from kinds_of_files import make, many
+from laid_chain import each_its_own
 from ninep_client import Client, message
 from ninep_fast_client import FastClient, fds, kept, plain, state
 
@@ -41,13 +42,8 @@ def both(share):
 @pytest.fixture
 def two(tmp_path):
     """The same, each on a directory of its own."""
-    places = [tmp_path / name for name in ("fast", "slow")]
-    for place in places:
-        place.mkdir()
-    made = [FastClient(places[0]), Client(places[1])]
-    yield made
-    for client in made:
-        client.close()
+    with each_its_own(tmp_path, FastClient, Client) as made:
+        yield made
 
 
 def same(clients, kind, *fields, room=8192, data=b""):
@@ -159,16 +155,7 @@ def test_reads_and_writes_at_all_places(two, share):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 900])
 def test_directories_are_listed_the_same_and_in_order(both, share, count):
-    choose = random.Random(count)
-    names = {choose.randbytes(choose.choice([1, 2, 7, 8, 9, 60, 127])).hex().encode() for _ in range(count)}
-    names |= {name[:8] for name in names} | {b"\xff\xfe", b".hidden", b"..."}
-    (share / "d").mkdir()
-    for name in names:
-        (share / "d" / os.fsdecode(name)).touch()
-    (share / "d" / "e").mkdir()
-    (share / "d" / "l").symlink_to("x")
-    os.mkfifo(share / "d" / "p")
-    kinds = dict.fromkeys(names, 8) | {b"e": 4, b"l": 10, b"p": 0}
+    kinds = many(share / "d", count)
     left = both[0].left
     for size in (4096, 8000, 400):
         same(both, Type.WALK, 0, 1, [b"d"])
